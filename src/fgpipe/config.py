@@ -246,3 +246,23 @@ class Config(Section):
 def is_name(text: str) -> bool:
     """Whether `text` may name an adapter, task or model."""
     return re.fullmatch(NAME_PATTERN, text) is not None and ".." not in text
+
+
+def keys(section: type[BaseModel], wanted: tuple[str, ...] = (), prefix: str = "") -> list[tuple[str, str, str]]:
+    """(dotted key, default as typed on the command line, description) of every setting below the `wanted` prefixes."""
+    found: list[tuple[str, str, str]] = []
+    for name, field in section.model_fields.items():
+        key = prefix + name
+        if wanted and not any(key == want or key.startswith(f"{want}.") or want.startswith(f"{key}.") for want in wanted):
+            continue
+        if isinstance(field.default, BaseModel):
+            found += keys(type(field.default), wanted, f"{key}.")
+        else:
+            found.append((key, _as_typed(field.default), field.description or ""))
+    return found
+
+
+def _as_typed(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)

@@ -1,0 +1,232 @@
+"""The command line: `python -m fgpipe <command> [flags] key=value …`. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from fgpipe.errors import FgpipeError
+
+if TYPE_CHECKING:
+    from fgpipe.config import Config
+
+
+@dataclass(frozen=True)
+class Command:
+    """A word of the command line, what it does, and the function behind it."""
+
+    name: str
+    summary: str
+    run: Callable[[argparse.Namespace], int]
+    sections: tuple[str, ...] = ()
+    """Parts of the configuration it reads; `--help` lists their keys."""
+    flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "-m" in words or "--multirun" in words:
+        return _guarded(lambda: _sweep([word for word in words if word not in ("-m", "--multirun")]))
+    parser, parsers = _parsers()
+    if not words or words[0] in ("-h", "--help"):
+        parser.print_help()
+        return 0
+    if words[0] in parsers and ("-h" in words or "--help" in words):
+        return _guarded(lambda: _help(COMMANDS[words[0]], parsers[words[0]]))
+    parsed, rest = parser.parse_known_args(words)
+    for word in rest:  # argparse gives up on values after a flag; only an unknown flag is a mistake
+        if word.startswith("-"):
+            parser.error(f"{word}: got an unknown flag; see python -m fgpipe {parsed.command} --help")
+        parsed.overrides.append(word)
+    return _guarded(lambda: COMMANDS[parsed.command].run(parsed))
+
+
+def _guarded(action: Callable[[], int]) -> int:
+    try:
+        return action()
+    except FgpipeError as error:
+        print(f"fgpipe: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fgpipe: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"fgpipe: {message}\n")
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = _Parser(
+        prog="python -m fgpipe",
+        description="Train function-calling LoRA adapters on FunctionGemma and serve them all from one vLLM server.",
+        epilog="key=value words set the configuration: task=sql model=tiny lora.r=8. "
+        "`python -m fgpipe <command> --help` lists a command's keys; -m runs a command over value lists: lora.r=8,16.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    parsers = {}
+    for command in COMMANDS.values():
+        sub = commands.add_parser(command.name, help=command.summary, description=command.summary, add_help=False)
+        sub.add_argument("-h", "--help", action="store_true", help="show this help and the command's configuration keys")
+        command.flags(sub)
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, such as task=sql model=tiny")
+        parsers[command.name] = sub
+    return parser, parsers
+
+
+def _help(command: Command, parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    if command.sections:
+        from fgpipe.config import Config, keys
+
+        print("\nconfiguration (default):")
+        for key, default, description in keys(Config, command.sections):
+            print(f"  {key}={default}" + (f"\n      {description}" if description else ""))
+    return 0
+
+
+def _config(parsed: argparse.Namespace) -> Config:
+    from fgpipe.compose import compose
+
+    return compose(parsed.overrides)
+
+
+def _sweep(words: list[str]) -> int:
+    from fgpipe import sweep
+
+    return sweep.run(words)
+
+
+def _stage(name: str) -> Callable[[argparse.Namespace], int]:
+    def run(parsed: argparse.Namespace) -> int:
+        from fgpipe import pipeline
+
+        pipeline.run_stage(name, _config(parsed), force=parsed.force, as_json=parsed.json)
+        return 0
+
+    return run
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from fgpipe import pipeline
+
+    pipeline.run_all(_config(parsed), force=parsed.force)
+    return 0
+
+
+def _validate(parsed: argparse.Namespace) -> int:
+    from fgpipe import pipeline
+
+    paths = [word for word in parsed.overrides if "=" not in word]
+    parsed.overrides = [word for word in parsed.overrides if "=" in word]
+    if not paths:
+        return _stage("validate")(parsed)
+    if len(paths) > 1:
+        raise FgpipeError(f"validate: got {len(paths)} folders, expected one at most")
+    return pipeline.validate_folder(Path(paths[0]), _config(parsed), as_json=parsed.json)
+
+
+def _print_config(parsed: argparse.Namespace) -> int:
+    tree = _config(parsed).model_dump(mode="json")
+    if parsed.json:
+        import json
+
+        print(json.dumps(tree, indent=2, ensure_ascii=False))
+    else:
+        import yaml
+
+        print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120), end="")
+    return 0
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from fgpipe import serving
+
+    config = _config(parsed)
+    serving.serve(config.model, config.server, adapters=Path(config.paths.adapters), print_only=parsed.print)
+    return 0
+
+
+def _ask(parsed: argparse.Namespace) -> int:
+    from fgpipe import pipeline
+
+    pipeline.ask(_config(parsed), question=parsed.question)
+    return 0
+
+
+def _adapters(parsed: argparse.Namespace) -> int:
+    from fgpipe import pipeline
+
+    pipeline.list_adapters(_config(parsed), as_json=parsed.json)
+    return 0
+
+
+def _rollback(parsed: argparse.Namespace) -> int:
+    from fgpipe import pipeline
+
+    names = [word for word in parsed.overrides if "=" not in word]
+    parsed.overrides = [word for word in parsed.overrides if "=" in word]
+    if len(names) != 1:
+        raise FgpipeError(
+            f"rollback: got {len(names)} adapter names, expected one",
+            hint="python -m fgpipe rollback sql, or rollback sql@v0002 for a given version",
+        )
+    pipeline.rollback(names[0], _config(parsed))
+    return 0
+
+
+def _stage_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="run the stage even if nothing it depends on has changed")
+    parser.add_argument("--json", action="store_true", help="print the artefact's figures as JSON")
+
+
+def _json_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _force_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="run every stage even if nothing it depends on has changed")
+
+
+def _print_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--print", action="store_true", help="show vLLM's command and environment, and start nothing")
+
+
+def _question_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--question", help="what to ask; without it, a held-out question of the task")
+
+
+_DATA = ("task", "model", "train.max_length_tokens", "paths", "seed")
+_ALL = ("task", "model", "lora", "train", "evaluate", "server", "publish", "paths", "seed")
+
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        Command("load", "read the dataset, check every row, split it", _stage("load"), ("task", "paths", "seed"), _stage_flags),
+        Command("format", "render rows as FunctionGemma reads them, with the loss mask", _stage("format"), _DATA, _stage_flags),
+        Command(
+            "train", "fit the LoRA adapter", _stage("train"), (*_DATA[:2], "lora", "train", "paths", "seed"), _stage_flags
+        ),
+        Command("evaluate", "score base and adapter on the held-out rows", _stage("evaluate"), ("evaluate",), _stage_flags),
+        Command("validate", "check an adapter [folder] against the server's rules", _validate, ("server",), _stage_flags),
+        Command("publish", "put the adapter, versioned, where the server reads", _stage("publish"), ("publish",), _stage_flags),
+        Command("run", "all stages, then a question answered by vLLM", _run, _ALL, _force_flag),
+        Command("serve", "start vLLM with every published adapter", _serve, ("model", "server", "paths"), _print_flag),
+        Command("ask", "ask the published adapter a question through vLLM", _ask, ("task", "server"), _question_flag),
+        Command("adapters", "list published adapters, versions and scores", _adapters, ("paths",), _json_flag),
+        Command("rollback", "make an adapter's previous [or a given] version live", _rollback, ("paths",)),
+        Command("config", "print the resolved configuration", _print_config, _ALL, _json_flag),
+    )
+}
+

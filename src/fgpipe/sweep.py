@@ -1,0 +1,53 @@
+"""`-m`: one command over every combination of comma-separated values, each job in a folder of its own."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from fgpipe import compose
+from fgpipe.errors import ConfigError
+
+STAGES = ("load", "format", "train", "evaluate", "validate", "publish", "run")
+
+
+def run(words: list[str]) -> int:
+    """Run `words`, such as ["train", "task=sql,email", "lora.r=8,16"], through Hydra's multirun.
+
+    Raises:
+        ConfigError: the command cannot be swept.
+    """
+    if not words or words[0] not in STAGES:
+        got = words[0] if words else "nothing"
+        raise ConfigError(f"-m: got {got}, expected one of {', '.join(STAGES)}", hint="python -m fgpipe train -m lora.r=8,16")
+    import hydra
+    from omegaconf import DictConfig, OmegaConf
+
+    compose.register_defaults()
+
+    @hydra.main(version_base="1.3", config_path=str(compose.config_folder()), config_name="config")
+    def job(tree: DictConfig) -> None:
+        _job(words[0], OmegaConf.to_container(tree, resolve=True))
+
+    overrides = [compose.forced(word) for word in words[1:]]
+    quiet = ["hydra.job_logging.root.level=WARNING", "hydra.sweep.dir=${paths.runs}/sweeps/${now:%Y-%m-%d_%H-%M-%S}"]
+    if found := compose.search_path():
+        quiet.append(f"hydra.searchpath=[{','.join(found)}]")
+    sys.argv = ["fgpipe", "--multirun", *quiet, *overrides]
+    job()
+    return 0
+
+
+def _job(stage: str, tree: Any) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    from fgpipe import pipeline
+
+    folder = HydraConfig.get().runtime.output_dir
+    if not tree["paths"]["run"]:
+        tree["paths"]["run"] = folder
+    config = compose.validate(tree)
+    if stage == "run":
+        pipeline.run_all(config)
+    else:
+        pipeline.run_stage(stage, config)
