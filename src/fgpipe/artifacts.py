@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,11 +108,15 @@ class Verdict(Artifact):
 
 
 class Draft:
-    """An artefact being written: `path` is the scratch folder, `numbers` what its manifest shall show."""
+    """An artefact being written: `path` is the scratch folder, `numbers` what its manifest shall show.
+
+    Files named in `unhashed` hold times or speeds: they are recorded, but no part of the fingerprint.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.numbers: dict[str, Any] = {}
+        self.unhashed: set[str] = set()
 
 
 @contextmanager
@@ -133,7 +137,7 @@ def writing(kind: type[Artifact], out: Path, *, config: Any, inputs: Mapping[str
             {
                 "stage": kind.stage,
                 "key": key(kind, config=config, inputs=inputs),
-                "fingerprint": store.digest_files(scratch, files),
+                "fingerprint": store.digest_files(scratch, [name for name in files if name not in draft.unhashed]),
                 "config": config,
                 "inputs": dict(inputs),
                 "numbers": draft.numbers,
@@ -180,12 +184,15 @@ def versions() -> dict[str, str]:
 def git_revision() -> str | None:
     """Commit of the code in use, with "+changes" if files differ from it; None outside a checkout."""
     here = Path(__file__).resolve().parent
-    run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
     try:
-        head = run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        changed = run(["git", "-C", str(here), "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+        head = _git(here, "rev-parse", "HEAD")
+        changed = _git(here, "status", "--porcelain", "-uno")
     except (OSError, subprocess.TimeoutExpired):
         return None
     if head.returncode != 0:
         return None
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10)

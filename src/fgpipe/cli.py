@@ -67,7 +67,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"fgpipe: {message}\n")
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(
         prog="python -m fgpipe",
         description="Train function-calling LoRA adapters on FunctionGemma and serve them all from one vLLM server.",
@@ -75,10 +75,10 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         "`python -m fgpipe <command> --help` lists a command's keys; -m runs a command over value lists: lora.r=8,16.",
     )
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    parsers = {}
+    parsers: dict[str, _Parser] = {}
     for command in COMMANDS.values():
         sub = commands.add_parser(command.name, help=command.summary, description=command.summary, add_help=False)
-        sub.add_argument("-h", "--help", action="store_true", help="show this help and the command's configuration keys")
+        sub.add_argument("-h", "--help", action="store_true", help="show this help and the configuration keys")
         command.flags(sub)
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, such as task=sql model=tiny")
         parsers[command.name] = sub
@@ -144,9 +144,9 @@ def _print_config(parsed: argparse.Namespace) -> int:
 
         print(json.dumps(tree, indent=2, ensure_ascii=False))
     else:
-        import yaml
+        from omegaconf import OmegaConf
 
-        print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120), end="")
+        print(OmegaConf.to_yaml(OmegaConf.create(tree)), end="")
     return 0
 
 
@@ -196,7 +196,7 @@ def _json_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _force_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="run every stage even if nothing it depends on has changed")
+    parser.add_argument("--force", action="store_true", help="run every stage even if nothing changed")
 
 
 def _print_flag(parser: argparse.ArgumentParser) -> None:
@@ -213,14 +213,20 @@ _ALL = ("task", "model", "lora", "train", "evaluate", "server", "publish", "path
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        Command("load", "read the dataset, check every row, split it", _stage("load"), ("task", "paths", "seed"), _stage_flags),
-        Command("format", "render rows as FunctionGemma reads them, with the loss mask", _stage("format"), _DATA, _stage_flags),
         Command(
-            "train", "fit the LoRA adapter", _stage("train"), (*_DATA[:2], "lora", "train", "paths", "seed"), _stage_flags
+            "load", "read a dataset, check every row, split it", _stage("load"), ("task", "paths", "seed"), _stage_flags
         ),
-        Command("evaluate", "score base and adapter on the held-out rows", _stage("evaluate"), ("evaluate",), _stage_flags),
-        Command("validate", "check an adapter [folder] against the server's rules", _validate, ("server",), _stage_flags),
-        Command("publish", "put the adapter, versioned, where the server reads", _stage("publish"), ("publish",), _stage_flags),
+        Command("format", "render rows for FunctionGemma, with loss mask", _stage("format"), _DATA, _stage_flags),
+        Command(
+            "train",
+            "fit the LoRA adapter",
+            _stage("train"),
+            (*_DATA[:2], "lora", "train", "paths", "seed"),
+            _stage_flags,
+        ),
+        Command("evaluate", "score base and adapter on held-out rows", _stage("evaluate"), ("evaluate",), _stage_flags),
+        Command("validate", "check an adapter [folder] for the server", _validate, ("server",), _stage_flags),
+        Command("publish", "put the adapter where the server reads it", _stage("publish"), ("publish",), _stage_flags),
         Command("run", "all stages, then a question answered by vLLM", _run, _ALL, _force_flag),
         Command("serve", "start vLLM with every published adapter", _serve, ("model", "server", "paths"), _print_flag),
         Command("ask", "ask the published adapter a question through vLLM", _ask, ("task", "server"), _question_flag),
@@ -229,4 +235,3 @@ COMMANDS: dict[str, Command] = {
         Command("config", "print the resolved configuration", _print_config, _ALL, _json_flag),
     )
 }
-

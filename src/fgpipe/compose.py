@@ -68,7 +68,7 @@ def forced(word: str) -> str:
     """`word` so that Hydra takes also an unknown key; the schema then names it, with all other mistakes."""
     key, separator, _ = word.partition("=")
     if not separator:
-        raise ConfigError(f"argument: got {word!r}, expected key=value", hint="for example task=sql model=tiny lora.r=8")
+        raise ConfigError(f"argument: got {word!r}, expected key=value", hint="for example task=sql model=tiny")
     return word if key in groups() or not re.match(r"[A-Za-z_]", word) else f"++{word}"
 
 
@@ -132,7 +132,8 @@ def _fault(fault: Any) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = _keys(fault["loc"][:-1])
-        return f"{path}: got an unknown key, expected one of {', '.join(known)}{_did_you_mean(str(fault['loc'][-1]), known)}"
+        guess = _did_you_mean(str(fault["loc"][-1]), known)
+        return f"{path}: got an unknown key, expected one of {', '.join(known)}{guess}"
     message = re.sub(r"^Value error, ", "", fault["msg"])
     if fault["type"] == "value_error":
         return f"{path}: {message}" if path and not message.startswith(path) else message

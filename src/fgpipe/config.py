@@ -32,7 +32,7 @@ class Section(BaseModel):
 class DatasetConfig(Section):
     """Where the rows of a task come from."""
 
-    source: str = Field(default="", description="local .jsonl, .json, .csv or .parquet file or folder, or a hub dataset id")
+    source: str = Field(default="", description="local .jsonl, .json, .csv, .parquet file or folder, or a hub id")
     layout: Literal["messages"] = Field(
         default="messages", description="row shape: `messages` plus `tools`, as OpenAI and TRL write it"
     )
@@ -40,18 +40,20 @@ class DatasetConfig(Section):
         default=None, description="hub dataset only: the commit to read, 40 hex digits; a hub id without one is refused"
     )
     split: str = Field(default="train", description="hub dataset only: which split to read")
-    evaluation_fraction: float = Field(default=0.15, gt=0, lt=0.9, description="share of rows held out, by content hash")
+    evaluation_fraction: float = Field(
+        default=0.15, gt=0, lt=0.9, description="share of rows held out, by content hash"
+    )
     limit: int | None = Field(default=None, ge=1, description="read at most this many rows; for quick trials")
 
 
 class TaskConfig(Section):
     """What one adapter is for."""
 
-    name: Name = Field(default="custom", description="name of the task and, unless publish.name says otherwise, the adapter")
+    name: Name = Field(default="custom", description="name of the task and, without publish.name, of the adapter")
     dataset: DatasetConfig = DatasetConfig()
     instruction: str = Field(
         default="",
-        description="developer sentence, put after a row's own developer text; the same in training, evaluation and serving",
+        description="developer sentence after a row's own developer text, in training, evaluation and serving alike",
     )
     scorer: Literal["exact", "sqlite"] = Field(
         default="exact", description="headline score: typed exact match of all calls, or equal results in sqlite"
@@ -99,11 +101,15 @@ class ModelConfig(Section):
         description="identity of the base: hub id, name in the server, and `base_model_name_or_path` of every adapter",
     )
     path: str | None = Field(default=None, description="local folder with the weights; null takes `id` from the hub")
-    revision: str | None = Field(default=None, description="hub commit of the base; recorded in every published version")
+    revision: str | None = Field(
+        default=None, description="hub commit of the base; recorded in every published version"
+    )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto", description="auto: bfloat16 on a GPU, float32 on a CPU; float16 overflows in this model"
     )
-    quantization: Literal["none", "nf4"] = Field(default="none", description="nf4: 4-bit base by bitsandbytes, needs a GPU")
+    quantization: Literal["none", "nf4"] = Field(
+        default="none", description="nf4: 4-bit base by bitsandbytes, needs a GPU"
+    )
     shape: ModelShape = ModelShape()
 
 
@@ -121,7 +127,7 @@ class LoraConfig(Section):
     def _only_servable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for module in value:
             if module in ("embed_tokens", "lm_head"):
-                raise ValueError(f"got {module}, which is tied to the other end of the model; vLLM cannot serve a LoRA on it")
+                raise ValueError(f"got {module}, tied to the other end of the model: vLLM cannot serve it")
             if module not in LINEAR_MODULES:
                 raise ValueError(f"got {module}, expected any of {', '.join(LINEAR_MODULES)}")
         return value
@@ -132,12 +138,18 @@ class TrainConfig(Section):
 
     learning_rate: float = Field(default=2e-4, gt=0, description="peak learning rate of AdamW")
     epochs: float = Field(default=2, gt=0, description="passes over the training rows")
-    max_steps: int | None = Field(default=None, ge=1, description="stop after this many optimizer steps; overrides epochs")
+    max_steps: int | None = Field(
+        default=None, ge=1, description="stop after this many optimizer steps; overrides epochs"
+    )
     batch_size: int = Field(default=16, ge=1, description="rows a forward pass")
     gradient_accumulation: int = Field(default=1, ge=1, description="forward passes an optimizer step")
     max_length_tokens: int = Field(default=1024, ge=16, description="longer rows are refused, never cut")
-    scheduler: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="learning rate after the warm-up")
-    warmup_fraction: float = Field(default=0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    scheduler: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="learning rate after the warm-up"
+    )
+    warmup_fraction: float = Field(
+        default=0.03, ge=0, lt=1, description="share of the steps with a rising learning rate"
+    )
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
     gradient_checkpointing: bool = Field(default=False, description="recompute activations: less memory, slower")
@@ -170,7 +182,9 @@ class ServerConfig(Section):
     prefix_caching: bool = Field(default=True, description="reuse the KV cache of equal prompt beginnings")
     chunked_prefill: bool = Field(default=True, description="cut long prompts into pieces between decode steps")
     max_num_batched_tokens: int | None = Field(default=None, ge=64, description="tokens a step; null: vLLM's choice")
-    gpu_memory_utilization: float = Field(default=0.5, gt=0, le=1, description="share of the whole GPU (not of what is free)")
+    gpu_memory_utilization: float = Field(
+        default=0.5, gt=0, le=1, description="share of the whole GPU, not of what is free"
+    )
     cpu_kv_cache_gib: int = Field(default=1, ge=1, description="KV cache of the CPU build, GiB")
     enforce_eager: bool = Field(default=False, description="no CUDA graphs: slow on a GPU, right on a CPU")
     start_timeout_s: float = Field(default=300, gt=0, description="longest wait for the server to become ready")
@@ -253,7 +267,7 @@ def keys(section: type[BaseModel], wanted: tuple[str, ...] = (), prefix: str = "
     found: list[tuple[str, str, str]] = []
     for name, field in section.model_fields.items():
         key = prefix + name
-        if wanted and not any(key == want or key.startswith(f"{want}.") or want.startswith(f"{key}.") for want in wanted):
+        if wanted and not any(f"{key}.".startswith(f"{want}.") or want.startswith(f"{key}.") for want in wanted):
             continue
         if isinstance(field.default, BaseModel):
             found += keys(type(field.default), wanted, f"{key}.")

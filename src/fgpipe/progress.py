@@ -30,7 +30,14 @@ def bar(description: str, total: float) -> Iterator[tuple[Progress, int]]:
 
     `progress.update(task, advance=1, note="loss 0.31")` moves it. Without a terminal it prints nothing.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),

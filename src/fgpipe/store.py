@@ -61,7 +61,7 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """The JSON values in `path`, one a line; blank lines are skipped. Lines end at \\n alone, as JSON text may hold U+2028."""
+    """The JSON values in `path`, one a line. Only a newline ends a line: JSON text may hold U+2028."""
     with open(path, encoding="utf-8", newline="\n") as handle:
         return [json.loads(line) for line in handle if line.strip()]
 

@@ -19,13 +19,13 @@ def run(words: list[str]) -> int:
     """
     if not words or words[0] not in STAGES:
         got = words[0] if words else "nothing"
-        raise ConfigError(f"-m: got {got}, expected one of {', '.join(STAGES)}", hint="python -m fgpipe train -m lora.r=8,16")
+        hint = "python -m fgpipe train -m lora.r=8,16"
+        raise ConfigError(f"-m: got {got}, expected one of {', '.join(STAGES)}", hint=hint)
     import hydra
     from omegaconf import DictConfig, OmegaConf
 
     compose.register_defaults()
 
-    @hydra.main(version_base="1.3", config_path=str(compose.config_folder()), config_name="config")
     def job(tree: DictConfig) -> None:
         _job(words[0], OmegaConf.to_container(tree, resolve=True))
 
@@ -34,7 +34,7 @@ def run(words: list[str]) -> int:
     if found := compose.search_path():
         quiet.append(f"hydra.searchpath=[{','.join(found)}]")
     sys.argv = ["fgpipe", "--multirun", *quiet, *overrides]
-    job()
+    hydra.main(version_base="1.3", config_path=str(compose.config_folder()), config_name="config")(job)()
     return 0
 
 
