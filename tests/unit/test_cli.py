@@ -1,0 +1,81 @@
+"""The command line as a user meets it: a real process, its output and exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def fgpipe(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `python -m fgpipe`."""
+    return subprocess.run([sys.executable, "-m", "fgpipe", *words], capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
+    """`--help` would take seconds, or a command would be missing from it."""
+    done = fgpipe("--help")
+    assert done.returncode == 0
+    for command in ("load", "format", "train", "evaluate", "validate", "publish", "run", "serve", "adapters", "rollback"):
+        assert command in done.stdout
+    code = (
+        "import sys, fgpipe.cli\n"
+        "fgpipe.cli.main(['--help'])\n"
+        "heavy = {'torch', 'transformers', 'hydra', 'pydantic', 'numpy', 'rich', 'vllm'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "serve", "rollback"])
+def test_command_help_shows_keys_with_defaults(command: str) -> None:
+    """The user would have to read the source to find a setting."""
+    done = fgpipe(command, "--help")
+    assert done.returncode == 0
+    if command == "train":
+        assert "train.learning_rate=0.0002" in done.stdout
+        assert "lora.r=16" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("config", "train.learning_rte=1"),
+        ("config", "task=sqll"),
+        ("bogus",),
+        ("train", "--bogus"),
+        ("train", "word"),
+        ("rollback",),
+        ("rollback", "nothing-published"),
+        ("validate", "no-such-folder"),
+        ("load", "task.dataset.source=no-such-file.jsonl"),
+        ("load", "task.dataset.source=some/dataset"),
+        ("config", "-m", "lora.r=1,2"),
+    ],
+)
+def test_mistakes_exit_2_in_a_few_lines_and_write_nothing(words: tuple[str, ...], tmp_path: Path) -> None:
+    """A typo would end in a traceback, or leave half a run behind."""
+    done = fgpipe(*words, cwd=tmp_path)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr + done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_config_as_json_is_the_whole_configuration(tmp_path: Path) -> None:
+    """Scripts could not read the settings of a run."""
+    done = fgpipe("config", "task=sql", "--json", "model=tiny", cwd=tmp_path)
+    tree = json.loads(done.stdout)
+    assert (tree["task"]["name"], tree["model"]["name"]) == ("sql", "tiny")
+
+
+def test_gated_base_without_access_is_one_line_with_both_ways_out(tmp_path: Path) -> None:
+    """A newcomer's first command would end in a page of hub errors."""
+    done = fgpipe("train", "task=sql", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "HF_TOKEN" in done.stderr
+    assert "model=tiny" in done.stderr
