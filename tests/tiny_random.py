@@ -1,4 +1,4 @@
-"""A random Gemma 3 of a few thousand weights with a byte-level tokenizer: enough to exercise every stage, knows nothing.
+"""A random Gemma 3 of a few thousand weights with a byte-level tokenizer: it can exercise every stage, and knows nothing.
 
 Special tokens stand at FunctionGemma's ids, so masks, stops and prompts behave as with the real model.
 """
@@ -80,7 +80,7 @@ def model(shape: ModelShape = SHAPE, *, seed: int = 0) -> Any:
 
 
 def tokenizer(vocab_size: int = SHAPE.vocab_size) -> Any:
-    """One token a byte, ids from FIRST_BYTE_ID; free ids are `<unusedN>`. Adds `<bos>` unless told not to, as Gemma's does."""
+    """One token a byte, ids from FIRST_BYTE_ID; free ids are `<unusedN>`; adds `<bos>` unless told not to."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -138,11 +138,10 @@ def formatted(out: Path, rows: Sequence[tuple[str, str]]) -> FormattedDataset:
 
 def toy_rows(count: int = 24) -> list[tuple[str, str]]:
     """Rows of different lengths with a rule a small model can learn: the prompt's word chooses the function called."""
-    words = ("lamp", "door", "heating", "radio")
-    return [
-        (
-            f"<bos><start_of_turn>user\n{words[number % 4]} {'please ' * (number % 3)}{number}<end_of_turn>\n<start_of_turn>model\n",
-            f"<start_function_call>call:{words[number % 4]}{{}}<end_function_call><start_function_response>",
-        )
-        for number in range(count)
-    ]
+    rows = []
+    for number in range(count):
+        word = ("lamp", "door", "heating", "radio")[number % 4]
+        question = f"{word} {'please ' * (number % 3)}{number}"
+        prompt = f"<bos><start_of_turn>user\n{question}<end_of_turn>\n<start_of_turn>model\n"
+        rows.append((prompt, f"<start_function_call>call:{word}{{}}<end_function_call><start_function_response>"))
+    return rows
