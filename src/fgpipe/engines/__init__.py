@@ -1,0 +1,1 @@
+"""What generates text: one protocol, one engine over transformers, one over a running server."""
