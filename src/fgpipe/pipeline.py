@@ -38,12 +38,17 @@ def run_stage(name: str, config: Config, *, force: bool = False, as_json: bool =
 
 def run_all(config: Config, *, force: bool = False) -> None:
     """Every stage, then one question answered by a vLLM server; ends with what was scored, asked and written."""
+    from fgpipe import asking
+
     for stage in STAGES.values():
         stage(config, force=force)
     version = publish(config)
     say(_published_line(version))
     show(scores(config))
-    ask(config)
+    if asking.can_serve(config):
+        ask(config)
+    else:
+        say("no vLLM here and no server running: nothing asked; the adapter waits in the adapters folder")
     print(f"\nwritten:\n  {config.run_folder}/   artefacts of every stage\n  {version.path}/   the published version")
 
 
@@ -236,7 +241,7 @@ def ask(config: Config, *, question: str | None = None) -> None:
     """Ask the published adapter a held-out question, or `question`, through vLLM; print call and result."""
     from fgpipe import asking
 
-    asking.ask(config, load(config), question=question)
+    print(asking.render_exchange(asking.ask(config, load(config), question=question)))
 
 
 def show(artifact: Artifact) -> None:
