@@ -22,12 +22,12 @@ from fgpipe.errors import ValidationError
 from fgpipe.validation.contract import contract
 from fgpipe.validation.report import (
     Finding,
-    findings_as_json,
+    findings_json,
     findings_from_json,
     render_findings,
     require_pass,
 )
-from fgpipe.validation.stage import gate, validate_adapter, verdict_findings
+from fgpipe.validation.stage import gate, validate_adapter, read_findings
 from fgpipe.validation.static import RULES, validate
 from fgpipe.validation.targets import PatternError, by_pattern, compiled, targeted
 
@@ -322,7 +322,7 @@ def test_no_folder_makes_validation_crash(tmp_path: Path, data: st.DataObject) -
     (folder / "adapter_model.safetensors").write_bytes(weights)
     findings = validate(folder, CONTRACT)
     assert [finding.rule for finding in findings] == list(RULES)
-    json.dumps(findings_as_json(findings))
+    json.dumps(findings_json(findings))
 
 
 def test_a_pickle_is_refused_and_never_opened(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_the_contract_says_what_the_base_is() -> None:
 def test_findings_survive_json_and_become_one_error(tmp_path: Path) -> None:
     """The verdict on disk would differ from the one shown, or a refusal would not say why."""
     findings = validate(write(tmp_path, config=settings(r=64, use_dora=True)), CONTRACT)
-    assert findings_from_json(json.loads(json.dumps(findings_as_json(findings)))) == findings
+    assert findings_from_json(json.loads(json.dumps(findings_json(findings)))) == findings
     with pytest.raises(ValidationError) as caught:
         require_pass(findings, adapter=tmp_path)
     assert "got 64, expected at most server.max_lora_rank (8)" in caught.value.message
@@ -386,7 +386,7 @@ def test_the_stage_keeps_the_verdict_of_a_refused_adapter(tmp_path: Path) -> Non
     adapter = write(tmp_path / "adapter", config=settings(r=64))
     verdict = validate_adapter(adapter, CONTRACT, adapter_fingerprint="f", out=tmp_path / "verdict")
     assert verdict.numbers["passed"] is False
-    assert verdict_findings(verdict) == validate(adapter, CONTRACT)
+    assert read_findings(verdict) == validate(adapter, CONTRACT)
     with pytest.raises(ValidationError):
         gate(CONTRACT)(adapter)
     gate(CONTRACT)(write(tmp_path / "sound"))

@@ -47,13 +47,13 @@ def require_pass(findings: Sequence[Finding], *, adapter: Path | None = None) ->
     raise ValidationError("\n".join(lines), hint="\n      ".join(dict.fromkeys(f.hint for f in failed if f.hint)))
 
 
-def findings_as_json(findings: Sequence[Finding]) -> dict[str, Any]:
+def findings_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """`{"passed": bool, "findings": [...]}`, for scripts and for `verdict.json`."""
     return {"passed": not failures(findings), "findings": [asdict(finding) for finding in findings]}
 
 
 def findings_from_json(value: dict[str, Any]) -> list[Finding]:
-    """The inverse of `findings_as_json`."""
+    """The inverse of `findings_json`."""
     return [Finding(**finding) for finding in value["findings"]]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fgpipe import store
 from fgpipe.artifacts import Verdict, writing
 from fgpipe.validation.contract import Contract
-from fgpipe.validation.report import Finding, failures, findings_as_json, findings_from_json, require_pass
+from fgpipe.validation.report import Finding, failures, findings_from_json, findings_json, require_pass
 from fgpipe.validation.static import RULES_REVISION, validate
 
 
@@ -21,12 +21,12 @@ def validate_config(contract: Contract) -> dict[str, Any]:
 def validate_adapter(adapter: Path, contract: Contract, *, adapter_fingerprint: str, out: Path) -> Verdict:
     """Check the PEFT folder `adapter` and write `verdict.json` to `out`, whatever the verdict is.
 
-    A refused adapter raises nothing here: `require_pass(verdict_findings(verdict))` does, after the verdict is kept.
+    A refused adapter raises nothing here: `require_pass(read_findings(verdict))` does, after the verdict is kept.
     """
     findings = validate(adapter, contract)
     inputs = {"adapter": adapter_fingerprint}
     with writing(Verdict, out, config=validate_config(contract), inputs=inputs) as draft:
-        store.write_json(draft.path / "verdict.json", findings_as_json(findings))
+        store.write_json(draft.path / "verdict.json", findings_json(findings))
         draft.numbers = {
             "passed": not failures(findings),
             "rules": len(findings),
@@ -36,7 +36,7 @@ def validate_adapter(adapter: Path, contract: Contract, *, adapter_fingerprint: 
     return Verdict.open(out)
 
 
-def verdict_findings(verdict: Verdict) -> list[Finding]:
+def read_findings(verdict: Verdict) -> list[Finding]:
     """The findings kept in `verdict`."""
     return findings_from_json(store.read_json(verdict.path / "verdict.json"))
 
