@@ -38,8 +38,12 @@ def write_declaration(tool: object, path: str) -> str:
     path = f"{path}.function"
     name = function_name(function.get("name"), f"{path}.name")
     description = quoted(_text(function, "description"), f"{path}.description")
-    parameters = _write_parameters(function.get("parameters"), f"{path}.parameters")
-    return f"{tokens.START_DECLARATION}declaration:{name}{{description:{description}{parameters}}}{tokens.END_DECLARATION}"
+    try:
+        parameters = _write_parameters(function.get("parameters"), f"{path}.parameters")
+    except RecursionError as error:
+        raise unfit(f"{path}.parameters", "endless nesting", "a schema of few levels", "flatten the schema") from error
+    body = f"declaration:{name}{{description:{description}{parameters}}}"
+    return f"{tokens.START_DECLARATION}{body}{tokens.END_DECLARATION}"
 
 
 def _write_parameters(parameters: object, path: str) -> str:

@@ -56,8 +56,8 @@ class ParsedOutput:
 def parse(text: str) -> list[ToolCall]:
     """The complete function calls in one model output; `parse(render_call(call)) == [call]`.
 
-    Values between `<escape>` are strings, whatever they look like; bare ones are booleans, null, integers, floats, lists
-    or objects. Never raises: see `parse_output` for what was left out.
+    Values between `<escape>` are strings, whatever they look like; bare ones are booleans, null, integers, floats,
+    lists or objects. Never raises: see `parse_output` for what was left out.
     """
     return parse_output(text).calls
 

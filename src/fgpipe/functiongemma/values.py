@@ -16,7 +16,7 @@ MAX_DEPTH = 64
 KeyStyle = Literal["call", "response", "schema"]
 """How an object's keys are written: bare and readable back, bare, or wrapped in `<escape>`."""
 
-_KEY_STRUCTURE = ":,{}[]"
+KEY_STRUCTURE = ":,{}[]"
 _CONTROL_TOKENS = tuple(token for token in tokens.SPECIAL_TOKEN_IDS if token != tokens.MULTIMODAL)
 
 
@@ -35,7 +35,14 @@ def unfit(path: str, got: str, expected: str, hint: str) -> FormatError:
 
 def kind(value: object) -> str:
     """JSON's word for the type of `value`, for error messages."""
-    names = {str: "a string", bool: "a boolean", int: "an integer", float: "a number", list: "a list", dict: "an object"}
+    names = {
+        str: "a string",
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+    }
     return "null" if value is None else names.get(type(value), f"a Python {type(value).__name__}")
 
 
@@ -144,11 +151,11 @@ def _write_members(mapping: Mapping[str, Any], path: str, keys: KeyStyle, depth:
 def _write_key(key: str, path: str, keys: KeyStyle) -> str:
     if keys == "schema":
         return quoted(key, path)
-    if keys == "call" and (_holds_any(key, _KEY_STRUCTURE) or _holds_any(key, _CONTROL_TOKENS)):
+    if keys == "call" and (_holds_any(key, KEY_STRUCTURE) or _holds_any(key, _CONTROL_TOKENS)):
         raise unfit(
             path,
             f"the key {key!r}",
-            f"a key without {' '.join(_KEY_STRUCTURE)} or control tokens",
+            f"a key without {' '.join(KEY_STRUCTURE)} or control tokens",
             "keys are written bare, so this one could not be read back: rename it",
         )
     return unescaped(key, path)
