@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fgpipe.data.tasks.vocabulary import FIRST_NAMES
+
 Row = dict[str, Any]
 Wording = Literal["common", "held_out"]
 
@@ -102,18 +104,19 @@ def dress(rng: random.Random, sentence: str, wording: Wording) -> str:
     sentence = capitalise(sentence)
     if mood < 0.12:
         opener = rng.choice(_OPENERS[wording])
-        return f"{opener} {_decapitalise(sentence) if opener.endswith(',') else sentence}"
+        return f"{opener} {decapitalise(sentence) if opener.endswith(',') else sentence}"
     if mood < 0.24:
         return f"{sentence} {rng.choice(_CLOSERS[wording])}"
     if mood < 0.40:
-        return _decapitalise(sentence).rstrip(".?")
+        return decapitalise(sentence).rstrip(".?")
     return sentence
 
 
-def _decapitalise(sentence: str) -> str:
-    first, _, rest = sentence.partition(" ")
-    plain = first.isalpha() and first != "I" and first[1:].islower() and not rest[:1].isupper()
-    return sentence[:1].lower() + sentence[1:] if plain else sentence
+def decapitalise(sentence: str) -> str:
+    """The sentence as it goes on after a comma; names and "I" keep their capital."""
+    first = sentence.split()[0].rstrip(",").removesuffix("'s")
+    proper = first == "I" or first.startswith("I'") or first in FIRST_NAMES or not first[1:].replace("'", "").islower()
+    return sentence if proper and first != "A" else sentence[0].lower() + sentence[1:]
 
 
 def generate(

@@ -7,7 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fgpipe.data.tasks import sql_wordings as wordings
-from fgpipe.data.tasks.rows import Row, Wording, call, capitalise, dress, generate, make_row, parameter, tool
+from fgpipe.data.tasks.rows import (
+    Row,
+    Wording,
+    call,
+    capitalise,
+    decapitalise,
+    dress,
+    generate,
+    make_row,
+    parameter,
+    tool,
+)
 from fgpipe.data.tasks.sql_phrases import Stated, column_list, describe, draw_style, spoken_order, state, superlative
 from fgpipe.data.tasks.sql_query import Condition, Query, is_told_apart
 from fgpipe.data.tasks.sql_schemas import DOMAINS, QUALITIES, Column
@@ -21,21 +32,21 @@ RUN_SQL = tool(
     required=["query"],
 )
 QUOTAS = (
-    ("list", 210),
+    ("list", 205),
     ("everything", 40),
     ("look_up", 90),
-    ("count", 210),
-    ("aggregate", 200),
+    ("count", 200),
+    ("aggregate", 195),
     ("group_count", 100),
     ("group_aggregate", 100),
     ("having", 50),
-    ("top", 160),
+    ("top", 155),
     ("sort", 80),
     ("distinct", 50),
     ("count_distinct", 40),
-    ("name_both", 60),
+    ("name_both", 50),
     ("parallel", 90),
-    ("no_call", 210),
+    ("no_call", 205),
 )
 _JOINED_FRACTION = 0.3
 """Share of the questions of a family that reach into a second table, in the families where that makes sense."""
@@ -95,9 +106,7 @@ class Scene:
 
     def spelled_columns(self) -> list[str]:
         tables = (self.focus,) if self.parent is None else (self.focus, self.parent)
-        return [
-            self.spelled(name, of_parent=filled is self.parent) for filled in tables for name, _ in filled.header
-        ]
+        return [self.spelled(name, of_parent=filled is self.parent) for filled in tables for name, _ in filled.header]
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,8 @@ def _things(scene: Scene, *, least: int = 0, most: int = 2, without: tuple[str, 
     free = [column for column in table.columns if column.name not in (*without, table.label)]
     wanted = rng.choice(range(least, most + 1))
     if scene.parent is not None:
-        wanted = int(rng.random() < 0.25)
+        free = [column for column in free if column.adjective]
+        wanted = int(rng.random() < 0.4)
     style = draw_style(rng)
     stated = [state(rng, scene.focus, column, style=style) for column in rng.sample(free, min(wanted, len(free)))]
     where = tuple(replace(part, column=scene.spelled(part.column)) for part in spoken_order(stated))
@@ -169,7 +179,9 @@ def _list(scene: Scene) -> Question | None:
     columns = list(scene.focus.table.columns)
     shown = sorted(rng.sample(columns, min(len(columns), rng.choice((1, 2, 2)))), key=columns.index)
     things = _things(scene, least=0 if scene.parent else 1, without=tuple(column.name for column in shown))
-    frame, text = scene.say(wordings.LIST, columns=column_list(shown), things=things.plural, be="is" if len(shown) == 1 else "are")
+    frame, text = scene.say(
+        wordings.LIST, columns=column_list(shown), things=things.plural, be="is" if len(shown) == 1 else "are"
+    )
     return Question(frame, text, replace(things.query, select=tuple(scene.spelled(column.name) for column in shown)))
 
 
@@ -294,7 +306,11 @@ def _top(scene: Scene) -> Question | None:
         words, direction = superlative(rng, key)
         prefix = "s"
     frame, text = scene.say(
-        table, n=_spoken(rng, number) if number > 1 else "", superlative=words, things=things.plural, thing=things.singular
+        table,
+        n=_spoken(rng, number) if number > 1 else "",
+        superlative=words,
+        things=things.plural,
+        thing=things.singular,
     )
     query = replace(
         things.query,
@@ -318,9 +334,7 @@ def _sort(scene: Scene) -> Question | None:
     descending, ascending = ("latest", "earliest") if key.kind == "date" else ("highest", "lowest")
     word, direction = rng.choice(((descending, "DESC"), (ascending, "ASC")))
     things = _things(scene, most=1, without=tuple(column.name for column in (*shown, key)))
-    frame, text = scene.say(
-        wordings.SORT, columns=column_list(shown), things=things.plural, key=key.phrase, order=word
-    )
+    frame, text = scene.say(wordings.SORT, columns=column_list(shown), things=things.plural, key=key.phrase, order=word)
     select = tuple(column.name for column in shown)
     return Question(frame, text, replace(things.query, select=select, order_by=key.name, direction=direction))
 
@@ -422,15 +436,10 @@ def _parallel(rng: random.Random, wording: Wording) -> Row | None:
     if first is None or second is None:
         return None
     frame, joint = wordings.BOTH.pick(rng, wording)
-    lower = {"second": _lower_first(second.text), "first2": _lower_first(first.text)}
+    lower = {"second": decapitalise(second.text), "first2": decapitalise(first.text)}
     text = joint.format(first=first.text, **lower)
     answer = [call("run_sql", query=question.query.sql()) for question in (first, second)]
     return make_row(scene.context(), text, answer, [RUN_SQL], frame=f"parallel.{frame}", sqlite=scene.script())
-
-
-def _lower_first(sentence: str) -> str:
-    keep = sentence.split()[0] in ("I", "I'd", "I'm")
-    return sentence if keep else sentence[0].lower() + sentence[1:]
 
 
 def _decline(rng: random.Random, wording: Wording) -> Row | None:

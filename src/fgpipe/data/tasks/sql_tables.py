@@ -26,9 +26,7 @@ class FilledTable:
         return f"CREATE TABLE {self.table.name} ({', '.join(f'{name} {kind}' for name, kind in self.header)});"
 
     def inserts(self) -> str:
-        rows = ", ".join(
-            f"({', '.join(literal(record[name]) for name, _ in self.header)})" for record in self.records
-        )
+        rows = ", ".join(f"({', '.join(literal(record[name]) for name, _ in self.header)})" for record in self.records)
         return f"INSERT INTO {self.table.name} VALUES {rows};"
 
 

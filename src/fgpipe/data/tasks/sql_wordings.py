@@ -208,7 +208,10 @@ COUNT_DISTINCT = Wordings(
         "What is the number of different {groups} of {things}?",
         "Give me the number of distinct {groups} of {things}.",
     ),
-    held_out=("Among {things}, how many different {groups} occur?", "I need to know how many distinct {groups} {things} have."),
+    held_out=(
+        "Among {things}, how many different {groups} occur?",
+        "I need to know how many distinct {groups} {things} have.",
+    ),
 )
 NAME_BOTH = Wordings(
     common=(
