@@ -1,0 +1,243 @@
+"""Publishing and rollback stopped at every step: killed, or refused by the file system. What was live stays live.
+
+A forked child does the work under an audit hook or a profiler, which see every file operation and every built-in call
+of publishing and the store; at step k the child dies without any clean-up, or the operation fails as on a full disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import adapter_folders
+from adapter_folders import CONTRACT, MODEL
+from fgpipe.errors import FgpipeError
+from fgpipe.publishing import layout, registry
+from fgpipe.validation import gate
+
+EXTRA: dict[str, Any] = {"base": {"id": MODEL.id}, "versions": {}, "git": None}
+
+FILE_EVENTS = ("open", "os.", "shutil.", "fcntl.")
+
+KILLED = 9
+REFUSED = 7
+FINISHED = 0
+
+
+def publish(root: Path, seed: int) -> registry.PublishedVersion:
+    return registry.publish(
+        root / f"trained-{seed}", name="sql", adapters=root / "adapters", check=gate(CONTRACT), manifest_extra=EXTRA
+    )
+
+
+def rollback(root: Path) -> None:
+    registry.rollback("sql", adapters=root / "adapters")
+
+
+def alias(root: Path) -> None:
+    registry.set_alias("sql", "best", "v0001", adapters=root / "adapters")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three trained adapters; the first two published, v0002 live."""
+    for seed in range(3):
+        adapter_folders.write(tmp_path / f"trained-{seed}", seed=seed)
+    # Once outside the child, so that no child spends its steps on imports.
+    for seed in range(2):
+        publish(tmp_path, seed)
+    return tmp_path
+
+
+def in_child(work: Callable[[], Any], arm: Callable[[], None]) -> int:
+    """Exit status of a forked child that runs `work` after `arm`; REFUSED if it ended with an error of ours."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+            arm()
+            work()
+            status = FINISHED
+        except FgpipeError:
+            status = REFUSED
+        finally:
+            sys.setprofile(None)
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_at_event(step: int) -> Callable[[], None]:
+    """Die just before the step-th file operation."""
+
+    def arm() -> None:
+        left = [step]
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            if event.startswith(FILE_EVENTS):
+                left[0] -= 1
+                if left[0] < 0:
+                    os._exit(KILLED)
+
+        sys.addaudithook(hook)
+
+    return arm
+
+
+def kill_at_call(step: int) -> Callable[[], None]:
+    """Die just before the step-th built-in call made by publishing or the store: write, flush, fsync among them."""
+    ours = (os.path.join("fgpipe", "publishing"), os.path.join("fgpipe", "store.py"))
+
+    def arm() -> None:
+        left = [step]
+
+        def profile(frame: Any, event: str, argument: Any) -> None:
+            if event == "c_call" and any(part in frame.f_code.co_filename for part in ours):
+                left[0] -= 1
+                if left[0] < 0:
+                    os._exit(KILLED)
+
+        sys.setprofile(profile)
+
+    return arm
+
+
+def fail_from_event(step: int) -> Callable[[], None]:
+    """From the step-th file operation on, whatever would take space fails: the disk is full."""
+
+    def arm() -> None:
+        left = [step]
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            if not event.startswith(FILE_EVENTS):
+                return
+            left[0] -= 1
+            writes = event in ("os.mkdir", "os.rename", "shutil.copyfile") or (
+                event == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
+            )
+            if left[0] < 0 and writes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        sys.addaudithook(hook)
+
+    return arm
+
+
+def state(root: Path) -> dict[str, dict[str, bytes]]:
+    """Every version that can be seen, with its files."""
+    return {
+        entry.version: {file.name: file.read_bytes() for file in (root / "adapters/sql" / entry.version).iterdir()}
+        for entry in registry.versions(root / "adapters")
+    }
+
+
+def restore(root: Path, kept: Path) -> None:
+    shutil.rmtree(root / "adapters")
+    shutil.copytree(kept, root / "adapters")
+
+
+def every_step(root: Path, work: Callable[[], Any], fault: Callable[[int], Callable[[], None]]) -> list[int]:
+    """Run `work` with `fault` at step 0, 1, 2, … until it finishes; after each, check what a server would see."""
+    kept = root / "kept"
+    shutil.copytree(root / "adapters", kept)
+    before = state(root)
+    live = layout.resolve(root / "adapters", "sql")
+    statuses: list[int] = []
+    while not statuses or statuses[-1] != FINISHED:
+        restore(root, kept)
+        statuses.append(in_child(work, fault(len(statuses))))
+        assert statuses[-1] in (KILLED, REFUSED, FINISHED), f"step {len(statuses) - 1}: a traceback"
+        check(root, before, live, statuses)
+        assert len(statuses) < 3000
+    return statuses
+
+
+def check(root: Path, before: dict[str, dict[str, bytes]], live: Path | None, statuses: list[int]) -> None:
+    step = f"step {len(statuses) - 1}"
+    after = state(root)
+    assert {version: after[version] for version in before} == before, f"{step}: a published version changed"
+    for version in after.keys() - before.keys():
+        folder = root / "adapters/sql" / version
+        gate(CONTRACT)(folder)
+        assert sorted(after[version]) == ["README.md", *layout.ADAPTER_FILES, "manifest.json"], (
+            f"{step}: half a version"
+        )
+    assert not any(entry.problem for entry in registry.versions(root / "adapters")), step
+    if statuses[-1] == FINISHED:
+        return
+    now = layout.resolve(root / "adapters", "sql")
+    # The very last steps come after the pointer has moved: then the new version is live, and whole.
+    assert now is not None
+    assert now == live or now.name in after, step
+    publish(root, 2)
+    assert layout.resolve(root / "adapters", "sql") is not None
+    weights = layout.resolve(root / "adapters", "sql") / "adapter_model.safetensors"  # type: ignore[operator]
+    assert weights.read_bytes() == (root / "trained-2/adapter_model.safetensors").read_bytes(), f"{step}: cannot go on"
+    hidden = [name for name in os.listdir(root / "adapters/sql") if name.startswith(".") and name != ".lock"]
+    assert hidden == [], f"{step}: rubbish stays"
+
+
+@pytest.mark.parametrize("fault", [kill_at_event, fail_from_event])
+def test_publish_stopped_at_every_file_operation(root: Path, fault: Callable[[int], Callable[[], None]]) -> None:
+    """A power cut or a full disk while publishing would take the live adapter down, or serve half of the new one."""
+    statuses = every_step(root, lambda: publish(root, 2), fault)
+    assert len(statuses) > 40
+    assert set(statuses[:-1]) <= ({KILLED} if fault is kill_at_event else {REFUSED})
+
+
+def test_publish_killed_at_every_call(root: Path) -> None:
+    """The same between operations: after some bytes were written, before they were made durable."""
+    statuses = every_step(root, lambda: publish(root, 2), kill_at_call)
+    assert set(statuses[:-1]) == {KILLED}
+    assert len(statuses) > 100
+
+
+@pytest.mark.parametrize("work", [rollback, alias])
+@pytest.mark.parametrize("fault", [kill_at_event, kill_at_call, fail_from_event])
+def test_rollback_and_alias_stopped_at_every_step(
+    root: Path, work: Callable[[Path], None], fault: Callable[[int], Callable[[], None]]
+) -> None:
+    """An interrupted rollback would leave no live version, in the moment in which one is needed most."""
+    statuses = every_step(root, lambda: work(root), fault)
+    assert len(statuses) > 5
+
+
+def test_the_first_publish_killed_at_every_step_leaves_nothing_to_serve(root: Path) -> None:
+    """A name would appear in the server before anything whole stands behind it."""
+    folder = root / "adapters"
+    steps = 0
+    while True:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        status = in_child(lambda: publish(root, 0), kill_at_event(steps))
+        found = layout.resolve(folder, "sql")
+        if found is not None:
+            gate(CONTRACT)(found)
+        if status == FINISHED:
+            break
+        assert status == KILLED
+        assert publish(root, 0).version in ("v0001", "v0002")
+        steps += 1
+    assert steps > 40
+
+
+def test_a_number_given_to_a_killed_publish_is_not_given_again(root: Path) -> None:
+    """Clients that asked for `sql@v0003` while it was there would be answered from its cache as another v0003."""
+    kept = root / "kept"
+    shutil.copytree(root / "adapters", kept)
+    step, seen = 0, False
+    while in_child(lambda: publish(root, 2), kill_at_event(step)) != FINISHED:
+        if (root / "adapters/sql/v0003").is_dir():
+            seen = True
+            shutil.rmtree(root / "adapters/sql/v0003")
+            assert publish(root, 2).version == "v0004"
+        restore(root, kept)
+        step += 1
+    assert seen
