@@ -8,7 +8,7 @@ from typing import Any
 
 from fgpipe import functiongemma
 from fgpipe.errors import FormatError
-from fgpipe.functiongemma import SPECIAL_TOKEN_IDS
+from fgpipe.functiongemma import SPECIAL_TOKEN_IDS, Segment
 
 
 def check(row: Mapping[str, Any]) -> None:
@@ -19,8 +19,9 @@ def check(row: Mapping[str, Any]) -> None:
     """
     messages, tools = row["messages"], row["tools"]
     check_messages(messages)
+    segments = functiongemma.segments(messages, tools)
     check_calls(messages, tools)
-    check_reads_back(messages, tools)
+    check_reads_back(messages, tools, segments)
 
 
 def calls(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -63,9 +64,10 @@ def check_calls(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[s
                 )
 
 
-def check_reads_back(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> None:
+def check_reads_back(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], segments: Sequence[Segment]
+) -> None:
     """Refuse a row whose rendered text lacks a declared tool, or reads back as other calls or text."""
-    segments = functiongemma.segments(messages, tools)
     text = "".join(segment.text for segment in segments)
     for index, tool in enumerate(tools):
         if f"declaration:{tool['function']['name']}{{" not in text:
