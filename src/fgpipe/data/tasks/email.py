@@ -1,7 +1,8 @@
 """The email task: a mail assistant with five tools and the conventions of one company.
 
-The conventions, which no declaration spells out: addresses are `first.last@domain`; subjects are `Tag: topic`; every message has a priority; each
-folder takes in several kinds of mail; times are `mon-am`; dates are ISO dates of the year of "today".
+The conventions, which no declaration spells out: addresses are `first.last@domain`; subjects are `Tag: topic`; every
+message has a priority; each folder takes in several kinds of mail; times are `mon-am`; dates are ISO dates of the year
+that the context names.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fgpipe.data.tasks.rows import (
     call,
     capitalise,
     decapitalise,
+    declare,
     dress,
     generate,
     make_row,
@@ -27,46 +29,43 @@ from fgpipe.data.tasks.rows import (
 )
 from fgpipe.data.tasks.vocabulary import CITIES, FIRST_NAMES, person
 
-_SENDER = parameter("string", "Sender's address.")
+_SENDER = parameter("string", "The sender.")
 TOOLS = {
     "send_email": tool(
         "send_email",
-        "Send a new email.",
+        "Send a message.",
         {
             "to": parameter("array", "Addresses.", items="string"),
             "subject": parameter("string", "Subject line."),
-            "priority": parameter("string", "Urgency.", enum=("low", "normal", "high")),
+            "priority": parameter("string", "Priority.", enum=("low", "normal", "high")),
         },
         required=["to", "subject", "priority"],
     ),
     "search_email": tool(
         "search_email",
-        "Search the inbox.",
+        "Search messages.",
         {
-            "sender": _SENDER,
-            "unread": parameter("boolean", "Only unread mail."),
-            "after": parameter("string", "First date."),
+            "address": _SENDER,
+            "unread": parameter("boolean", "Unread only."),
+            "after": parameter("string", "Start date."),
         },
-        required=["sender"],
+        required=["address"],
     ),
     "move_email": tool(
         "move_email",
-        "Move all mail of a sender.",
-        {
-            "sender": _SENDER,
-            "folder": parameter("string", "Target folder.", enum=tuple(wordings.FOLDERS)),
-        },
-        required=["sender", "folder"],
+        "Move messages to a folder.",
+        {"address": _SENDER, "folder": parameter("string", "The folder.", enum=tuple(wordings.FOLDERS))},
+        required=["address", "folder"],
     ),
     "snooze_email": tool(
         "snooze_email",
-        "Hide mail of a sender for a while.",
-        {"sender": _SENDER, "until": parameter("string", "Time slot.")},
-        required=["sender", "until"],
+        "Hide messages for now.",
+        {"address": _SENDER, "until": parameter("string", "Time slot.")},
+        required=["address", "until"],
     ),
     "set_auto_reply": tool(
         "set_auto_reply",
-        "Answer mail automatically.",
+        "Answer messages while away.",
         {"until": parameter("string", "Last date.")},
         required=["until"],
     ),
@@ -126,17 +125,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Scene:
-    """One mailbox on one day.
+    """One company's mailbox, and the wording that a request must use.
 
     Attributes:
-        year: the year of "today", in which every named date lies.
+        year: the year in which every named date lies.
     """
 
     rng: random.Random
     wording: Wording
     domain: str
     year: int
-    today: str
 
     def say(self, frames: Wordings, **slots: object) -> tuple[str, str]:
         """A frame's id and the frame with its slots filled."""
@@ -144,6 +142,7 @@ class Scene:
         return identity, capitalise(frame.format(**slots))
 
     def address(self, name: str) -> str:
+        """The company's address of a person."""
         return f"{name.lower().replace(' ', '.')}@{self.domain}"
 
     def date(self) -> tuple[str, str]:
@@ -154,7 +153,8 @@ class Scene:
         return spoken, f"{self.year}-{month:02d}-{day:02d}"
 
     def context(self) -> str:
-        return f"Domain: {self.domain}. Today: {self.today}."
+        """What the developer message says."""
+        return f"Domain: {self.domain}. Year: {self.year}."
 
 
 def _ordinal(day: int) -> str:
@@ -163,9 +163,7 @@ def _ordinal(day: int) -> str:
 
 
 def _draw_scene(rng: random.Random, wording: Wording) -> Scene:
-    year = rng.choice((2025, 2026, 2027))
-    today = f"{year}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}"
-    return Scene(rng, wording, rng.choice(_DOMAINS), year, today)
+    return Scene(rng, wording, rng.choice(_DOMAINS), rng.choice((2024, 2025, 2026, 2027)))
 
 
 def _topic(rng: random.Random, tag: str) -> tuple[str, str]:
@@ -207,7 +205,7 @@ def _people(rng: random.Random, count: int) -> list[str]:
 def _search(scene: Scene) -> Task:
     rng, name = scene.rng, person(scene.rng)
     unread, dated = rng.random() < 0.5, rng.random() < 0.6
-    arguments: dict[str, Any] = {"sender": scene.address(name)}
+    arguments: dict[str, Any] = {"address": scene.address(name)}
     mail = (
         rng.choice(("unread mail", "unread messages", "unopened mail"))
         if unread
@@ -228,7 +226,7 @@ def _move(scene: Scene) -> Task:
     names = _people(rng, 2 if rng.random() < 0.15 else 1)
     folder = rng.choice(tuple(wordings.FOLDERS))
     frame, text = scene.say(wordings.MOVE, who=" and ".join(names), folder=rng.choice(wordings.FOLDERS[folder]))
-    calls = tuple(call("move_email", sender=scene.address(name), folder=folder) for name in names)
+    calls = tuple(call("move_email", address=scene.address(name), folder=folder) for name in names)
     return Task(f"move.{frame}", text, calls)
 
 
@@ -238,7 +236,7 @@ def _snooze(scene: Scene) -> Task:
     part, code = rng.choice(_SLOTS) if rng.random() < 0.75 else ("", "am")
     frame, text = scene.say(wordings.SNOOZE, who=name, when=f"{day} {part}".strip())
     until = f"{day[:3].lower()}-{code}"
-    return Task(f"snooze.{frame}", text, (call("snooze_email", sender=scene.address(name), until=until),))
+    return Task(f"snooze.{frame}", text, (call("snooze_email", address=scene.address(name), until=until),))
 
 
 def _auto_reply(scene: Scene) -> Task:
@@ -286,21 +284,12 @@ def _decline(scene: Scene) -> tuple[str, str, str]:
 _NEEDED = {"no_topic": "send_email", "no_person": "send_email", "no_time": "snooze_email", "no_folder": "move_email"}
 
 
-def _declared(rng: random.Random, needed: list[str]) -> list[dict[str, Any]]:
-    """The needed tools among others, two or three in all, in any order."""
-    names = list(dict.fromkeys(needed))
-    others = [name for name in TOOLS if name not in names]
-    names += rng.sample(others, max(0, rng.choice((2, 2, 2, 2, 3)) - len(names)))
-    rng.shuffle(names)
-    return [TOOLS[name] for name in names]
-
-
 def _build(rng: random.Random, family: str, wording: Wording) -> Row:
     if family == "no_call":
         scene = _draw_scene(rng, wording)
         frame, text, reply = _decline(scene)
         needed = _NEEDED.get(frame.split(".")[0])
-        return make_row(scene.context(), text, reply, _declared(rng, [needed] if needed else []), frame=frame)
+        return make_row(scene.context(), text, reply, declare(rng, TOOLS, [needed] if needed else []), frame=frame)
     if family == "parallel":
         scene, task = _parallel(rng, wording)
         text = task.text
@@ -308,7 +297,7 @@ def _build(rng: random.Random, family: str, wording: Wording) -> Row:
         scene = _draw_scene(rng, wording)
         task = _BUILDERS[family](scene)
         text = dress(rng, task.text, wording)
-    tools = _declared(rng, [entry["function"]["name"] for entry in task.calls])
+    tools = declare(rng, TOOLS, [entry["function"]["name"] for entry in task.calls])
     return make_row(scene.context(), text, list(task.calls), tools, frame=task.frame)
 
 

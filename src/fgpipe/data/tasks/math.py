@@ -1,7 +1,8 @@
 """The math task: word problems put into calls; nothing is computed by the model.
 
-The conventions, which no declaration spells out: an expression has one space around every sign and brackets around each part but the whole; a
-percentage of something is `(p / 100) * n`; the unknown of an equation is `x`; units and measures are codes.
+The conventions, which no declaration spells out: an expression has one space around every sign and brackets around each
+part but the whole; a percentage of something is `(p / 100) * n`; the unknown of an equation is `x`; units and measures
+are codes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fgpipe.data.tasks.rows import (
     call,
     capitalise,
     decapitalise,
+    declare,
     dress,
     generate,
     make_row,
@@ -30,43 +32,43 @@ from fgpipe.data.tasks.vocabulary import CITIES, FIRST_NAMES
 TOOLS = {
     "calculate": tool(
         "calculate",
-        "Work out an arithmetic expression.",
-        {"expression": parameter("string", "The expression.")},
+        "Work out a formula.",
+        {"expression": parameter("string", "The formula.")},
         required=["expression"],
     ),
     "convert_units": tool(
         "convert_units",
-        "Convert a quantity to another unit.",
+        "Change the unit of an amount.",
         {
-            "amount": parameter("number", "The quantity."),
-            "source": parameter("string", "Code of its unit."),
-            "target": parameter("string", "Code of the new unit."),
+            "amount": parameter("number", "The amount."),
+            "source": parameter("string", "Unit code."),
+            "target": parameter("string", "Unit code."),
         },
         required=["amount", "source", "target"],
     ),
     "statistic": tool(
         "statistic",
-        "Summarise a list of numbers.",
+        "Sum up a list of values.",
         {
-            "measure": parameter("string", "Which summary.", enum=tuple(wordings.MEASURES)),
-            "numbers": parameter("array", "The numbers.", items="number"),
+            "measure": parameter("string", "Kind of summary.", enum=tuple(wordings.MEASURES)),
+            "values": parameter("array", "The values.", items="number"),
         },
-        required=["measure", "numbers"],
+        required=["measure", "values"],
     ),
     "change_by_percent": tool(
         "change_by_percent",
-        "Raise or lower an amount.",
+        "Change an amount.",
         {
             "amount": parameter("number", "The amount."),
-            "percent": parameter("number", "By how much."),
-            "direction": parameter("string", "Which way.", enum=("up", "down")),
+            "percent": parameter("number", "Size of change."),
+            "direction": parameter("string", "The direction.", enum=("up", "down")),
         },
         required=["amount", "percent", "direction"],
     ),
     "solve_equation": tool(
         "solve_equation",
-        "Solve an equation with one unknown.",
-        {"equation": parameter("string", "The equation.")},
+        "Find the value of x.",
+        {"equation": parameter("string", "The formula.")},
         required=["equation"],
     ),
 }
@@ -166,7 +168,7 @@ def _statistic(scene: Scene) -> Task:
         numbers=spoken_list([str(number) for number in numbers]),
         of=rng.choice(_MEASURED),
     )
-    return Task(f"statistic.{frame}", text, call("statistic", measure=measure, numbers=numbers))
+    return Task(f"statistic.{frame}", text, call("statistic", measure=measure, values=numbers))
 
 
 def _change(scene: Scene) -> Task:
@@ -230,25 +232,16 @@ def _decline(scene: Scene) -> tuple[str, str, str]:
     return f"{kind}.{frame}", text, _REPLIES[kind]
 
 
-def _declared(rng: random.Random, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The tools that the calls need among others, two or three in all, in any order."""
-    names = list(dict.fromkeys(entry["function"]["name"] for entry in calls))
-    others = [name for name in TOOLS if name not in names]
-    names += rng.sample(others, max(0, rng.choice((2, 2, 2, 3)) - len(names)))
-    rng.shuffle(names)
-    return [TOOLS[name] for name in names]
-
-
 def _build(rng: random.Random, family: str, wording: Wording) -> Row:
     if family == "no_call":
         frame, text, reply = _decline(Scene(rng, wording))
-        return make_row("", text, reply, _declared(rng, []), frame=frame)
+        return make_row("", text, reply, declare(rng, TOOLS, []), frame=frame)
     if family == "parallel":
         frame, text, calls = _parallel(rng, wording)
     else:
         task = _BUILDERS[family](Scene(rng, wording))
         frame, text, calls = task.frame, dress(rng, task.text, wording), [task.call]
-    return make_row("", text, calls, _declared(rng, calls), frame=frame)
+    return make_row("", text, calls, declare(rng, TOOLS, [entry["function"]["name"] for entry in calls]), frame=frame)
 
 
 def rows() -> list[Row]:

@@ -95,14 +95,12 @@ STORIES: dict[str, Story] = {
         (900, 50, 12),
         Wordings(
             common=(
-                "{name} has {a} {thing}, keeps {b} and shares the rest equally among {c} friends. How many does each get?",
-                "Of {a} {thing}, {b} are broken and the rest are split evenly between {c} shops. How many does each shop get?",
-                "{name} takes {b} out of {a} {thing} and divides the rest equally into {c} bags. How many go into each bag?",
-                "A school has {a} {thing}, puts {b} aside and splits the rest evenly between {c} classes. How many does each class get?",
+                "{name} has {a} {thing}, keeps {b} and shares the rest equally among {c} friends. How many each?",
+                "Of {a} {thing}, {b} are broken; the rest are split evenly between {c} shops. How many per shop?",
+                "{name} takes {b} out of {a} {thing} and divides the rest equally into {c} bags. How many per bag?",
+                "A school has {a} {thing}, keeps {b} and splits the rest evenly between {c} classes. How many each?",
             ),
-            held_out=(
-                "After {b} of {a} {thing} were thrown away, {c} friends share the rest equally. How many does each get?",
-            ),
+            held_out=("After {b} of {a} {thing} are thrown away, {c} friends share the rest equally. How many each?",),
         ),
         shared=lambda numbers: numbers["a"] - numbers["b"],
     ),
@@ -112,13 +110,13 @@ STORIES: dict[str, Story] = {
         (400, 400, 12),
         Wordings(
             common=(
-                "{name} has {a} {thing} and {mate} has {b}. Together they share them equally among {c} friends. How many does each get?",
+                "{name} has {a} {thing} and {mate} has {b}. They share them equally among {c} friends. How many each?",
                 "{a} red and {b} blue {thing} are split evenly between {c} teams. How many does each team get?",
-                "{name} adds {b} {thing} to {a} others and divides them all equally into {c} bags. How many go into each bag?",
-                "A farm picks {a} {thing} on Monday and {b} on Tuesday and puts them evenly into {c} crates. How many go into each crate?",
+                "{name} has {a} {thing}, buys {b} more and divides them all equally into {c} bags. How many per bag?",
+                "{a} {thing} came on Monday and {b} on Tuesday. Split evenly into {c} crates, how many is that each?",
             ),
             held_out=(
-                "{name} brings {a} {thing}, {mate} brings {b}, and {c} children share all of them equally. How many does each get?",
+                "{name} brings {a} {thing}, {mate} brings {b}, and {c} children share them equally. How many each?",
             ),
         ),
         shared=lambda numbers: numbers["a"] + numbers["b"],
@@ -131,12 +129,10 @@ STORIES: dict[str, Story] = {
             common=(
                 "{name} buys {a} {thing} at {b} dollars each and {c} {other} at {d} dollars each. What is the total?",
                 "What do {a} {thing} at {b} euros each and {c} {other} at {d} euros each cost together?",
-                "{a} {thing} cost {b} dollars each and {c} {other} cost {d} dollars each. How much is that in total?",
-                "{name} sells {a} {thing} for {b} euros each and {c} {other} for {d} euros each. How much money is that?",
+                "{a} {thing} cost {b} dollars each and {c} {other} cost {d} dollars each. What is the total?",
+                "{name} sells {a} {thing} for {b} euros each and {c} {other} for {d} euros each. How much is that?",
             ),
-            held_out=(
-                "If {name} orders {a} {thing} at {b} dollars each plus {c} {other} at {d} dollars each, what is the bill?",
-            ),
+            held_out=("What is the bill for {a} {thing} at {b} dollars each plus {c} {other} at {d} dollars each?",),
         ),
         "bd",
     ),

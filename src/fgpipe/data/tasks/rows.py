@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,6 +59,15 @@ def tool(name: str, text: str, properties: dict[str, dict[str, Any]], *, require
 def call(name: str, **arguments: Any) -> dict[str, Any]:
     """One tool call as it stands in an assistant message."""
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def declare(rng: random.Random, tools: Mapping[str, dict[str, Any]], needed: Sequence[str]) -> list[dict[str, Any]]:
+    """The needed tools, sometimes with one more beside them, in any order."""
+    names = list(dict.fromkeys(needed))
+    others = [name for name in tools if name not in names]
+    names += rng.sample(others, max(0, rng.choice((1, 1, 1, 2, 2)) - len(names)))
+    rng.shuffle(names)
+    return [tools[name] for name in names]
 
 
 def make_row(

@@ -1,4 +1,4 @@
-"""Conditions on a table's records, and the English noun phrases that state them ("pending orders placed in May 2024")."""
+"""Conditions on a table's records, and the noun phrases that state them ("pending orders placed in May 2024")."""
 
 from __future__ import annotations
 

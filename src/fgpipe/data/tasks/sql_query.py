@@ -26,6 +26,7 @@ class Condition:
     values: tuple[Value, ...]
 
     def sql(self) -> str:
+        """The condition as SQL text."""
         return f"{self.column} {self.operator} {' AND '.join(literal(value) for value in self.values)}"
 
 

@@ -23,19 +23,20 @@ class FilledTable:
     records: tuple[dict[str, Value], ...]
 
     def ddl(self) -> str:
+        """The CREATE TABLE statement."""
         return f"CREATE TABLE {self.table.name} ({', '.join(f'{name} {kind}' for name, kind in self.header)});"
 
     def inserts(self) -> str:
+        """One INSERT with every record."""
         rows = ", ".join(f"({', '.join(literal(record[name]) for name, _ in self.header)})" for record in self.records)
         return f"INSERT INTO {self.table.name} VALUES {rows};"
 
 
 def narrow(rng: random.Random, table: Table, *, keep: int) -> Table:
-    """The table with its label and at most `keep` other columns, in their usual order."""
+    """The table with its label, if it is a column, and at most `keep` others in any order."""
+    label = tuple(column for column in table.columns if column.name == table.label)
     others = [column for column in table.columns if column.name != table.label]
-    kept = {column.name for column in rng.sample(others, min(keep, len(others)))}
-    columns = tuple(column for column in table.columns if column.name == table.label or column.name in kept)
-    return replace(table, columns=columns)
+    return replace(table, columns=(*label, *rng.sample(others, min(keep, len(others)))))
 
 
 def fill(rng: random.Random, table: Table, *, parent: FilledTable | None = None, count: int) -> FilledTable:
