@@ -16,10 +16,10 @@ RUN_SQL = tool(
     required=["query"],
 )
 QUOTAS = (
-    ("list", 205),
+    ("list", 200),
     ("everything", 40),
     ("look_up", 90),
-    ("count", 200),
+    ("count", 195),
     ("aggregate", 195),
     ("group_count", 100),
     ("group_aggregate", 100),
@@ -29,8 +29,8 @@ QUOTAS = (
     ("distinct", 50),
     ("count_distinct", 40),
     ("name_both", 50),
-    ("parallel", 90),
-    ("no_call", 205),
+    ("parallel", 85),
+    ("no_call", 200),
 )
 _JOINED_FRACTION = 0.3
 """Share of the questions of a family that reach into a second table, in the families where that makes sense."""

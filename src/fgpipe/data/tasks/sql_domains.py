@@ -113,7 +113,7 @@ DOMAINS: dict[str, tuple[Table, ...]] = {
             "id",
             (
                 _status("booked|completed|cancelled|missed"),
-                _number("minutes", 10, 90, 5),
+                _number("minutes", 10, 90, 5, counted=True),
                 _date("visit_date", "held"),
                 _number("fee", 30, 250),
             ),
@@ -173,7 +173,7 @@ DOMAINS: dict[str, tuple[Table, ...]] = {
             "visit",
             "id",
             (
-                _number("minutes", 15, 150, 5),
+                _number("minutes", 15, 150, 5, counted=True),
                 _number("calories", 80, 900, 10, counted=True),
                 _date("visit_date", "made"),
             ),
@@ -230,7 +230,7 @@ DOMAINS: dict[str, tuple[Table, ...]] = {
             (
                 _title(_FILMS),
                 _category("genre", _GENRES, "genres", adjective=True),
-                _number("minutes", 75, 190),
+                _number("minutes", 75, 190, counted=True),
                 _rating(),
                 _number("year", 1985, 2024),
             ),
@@ -532,7 +532,7 @@ DOMAINS: dict[str, tuple[Table, ...]] = {
             "title",
             (
                 _title(_EPISODES),
-                _number("minutes", 12, 95),
+                _number("minutes", 12, 95, counted=True),
                 _number("downloads", 200, 9000, 100, counted=True),
                 _date("release_date", "released"),
             ),

@@ -129,15 +129,16 @@ def spoken_order(stated: list[Stated]) -> tuple[Condition, ...]:
     return tuple(part.condition for part in sorted(stated, key=lambda part: part.place))
 
 
-def column_list(columns: list[Column]) -> str:
-    """`name, city and number of points`."""
-    return spoken_list([column.phrase for column in columns])
+def column_list(columns: list[Column], *, plural: bool = False) -> str:
+    """`name, city and number of points`, or `names, cities and number of points`."""
+    return spoken_list([column.several if plural else column.phrase for column in columns])
 
 
-def superlative(rng: random.Random, column: Column) -> tuple[str, str]:
+def superlative(rng: random.Random, column: Column, *, several: bool) -> tuple[str, str]:
     """How to ask for the extreme by `column` ("highest fee", "most pages"), and the direction that puts it first."""
     if column.kind == "date":
-        return rng.choice(((f"latest {column.phrase}", "DESC"), (f"earliest {column.phrase}", "ASC")))
+        dates = column.several if several else column.phrase
+        return rng.choice(((f"latest {dates}", "DESC"), (f"earliest {dates}", "ASC")))
     if column.counted:
         plain = column.name.replace("_", " ")
         return rng.choice(((f"most {plain}", "DESC"), (f"fewest {plain}", "ASC")))

@@ -147,8 +147,12 @@ def _list(scene: Scene) -> Question | None:
     columns = list(scene.focus.table.columns)
     shown = sorted(rng.sample(columns, min(len(columns), rng.choice((1, 2, 2)))), key=columns.index)
     things = things_of(scene, least=0 if scene.parent else 1, without=tuple(column.name for column in shown))
+    plural = rng.random() < 0.4
     frame, text = scene.say(
-        wordings.LIST, columns=column_list(shown), things=things.plural, be="is" if len(shown) == 1 else "are"
+        wordings.LIST,
+        columns=column_list(shown, plural=plural),
+        things=things.plural,
+        be="is" if len(shown) == 1 and not plural else "are",
     )
     return Question(frame, text, replace(things.query, select=tuple(scene.spelled(column.name) for column in shown)))
 
@@ -268,26 +272,16 @@ def _top(scene: Scene) -> Question | None:
     if quality is not None and quality.most and (key.name == "year" or rng.random() < 0.6):
         table = wordings.BEST_QUALITY if number == 1 else wordings.TOP_QUALITY
         words, direction = rng.choice(((quality.most, "DESC"), (quality.least, "ASC")))
-        prefix = "q"
+        kind = "quality"
     else:
         table = wordings.BEST_BY if number == 1 else wordings.TOP_BY
-        words, direction = superlative(rng, key)
-        prefix = "s"
-    frame, text = scene.say(
-        table,
-        n=_spoken(rng, number) if number > 1 else "",
-        superlative=words,
-        things=things.plural,
-        thing=things.singular,
-    )
-    query = replace(
-        things.query,
-        select=(scene.focus.table.label,),
-        order_by=key.name,
-        direction=direction,
-        limit=number,
-    )
-    return Question(f"{prefix}{'1' if number == 1 else 'n'}{frame}", text, query)
+        words, direction = superlative(rng, key, several=number > 1)
+        kind = "column"
+    spoken = _spoken(rng, number) if number > 1 else ""
+    frame, text = scene.say(table, n=spoken, superlative=words, things=things.plural, thing=things.singular)
+    select = (scene.focus.table.label,)
+    query = replace(things.query, select=select, order_by=key.name, direction=direction, limit=number)
+    return Question(f"{'one' if number == 1 else 'some'}_by_{kind}.{frame}", text, query)
 
 
 def _sort(scene: Scene) -> Question | None:
@@ -299,10 +293,17 @@ def _sort(scene: Scene) -> Question | None:
     shown = label or [rng.choice(scene.focus.table.columns)]
     if rng.random() < 0.5 and key not in shown:
         shown.append(key)
-    descending, ascending = ("latest", "earliest") if key.kind == "date" else ("highest", "lowest")
+    latest_first = key.kind == "date" or key.name == "year"
+    descending, ascending = ("latest", "earliest") if latest_first else ("highest", "lowest")
     word, direction = rng.choice(((descending, "DESC"), (ascending, "ASC")))
     things = things_of(scene, most=1, without=tuple(column.name for column in (*shown, key)))
-    frame, text = scene.say(wordings.SORT, columns=column_list(shown), things=things.plural, key=key.phrase, order=word)
+    frame, text = scene.say(
+        wordings.SORT,
+        columns=column_list(shown, plural=rng.random() < 0.4),
+        things=things.plural,
+        key=key.phrase.removeprefix("number of "),
+        order=word,
+    )
     select = tuple(column.name for column in shown)
     return Question(frame, text, replace(things.query, select=select, order_by=key.name, direction=direction))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+_UNCOUNTABLE = ("stock", "mileage")
 Kind = Literal["person", "title", "place", "category", "number", "date"]
 
 
@@ -41,6 +42,13 @@ class Column:
         """How a question names the column."""
         words = self.name.replace("_", " ").removesuffix(" km").removesuffix(" kg")
         return f"number of {words}" if self.counted else words
+
+    @property
+    def several(self) -> str:
+        """How a question names the values of several rows."""
+        if self.counted or self.name in _UNCOUNTABLE:
+            return self.phrase
+        return self.plural or (f"{self.phrase[:-1]}ies" if self.phrase.endswith("y") else f"{self.phrase}s")
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ TOP_BY = Wordings(
         "I need the {n} {things} with the {superlative}.",
     ),
     held_out=(
-        "Looking at the {superlative}, which {n} {things} come first?",
+        "Tell me which {n} {things} have the {superlative}.",
         "Can you name the {n} {things} that have the {superlative}?",
     ),
 )
@@ -163,7 +163,7 @@ BEST_BY = Wordings(
         "Show me the {thing} with the {superlative}.",
         "Give me the {thing} that has the {superlative}.",
     ),
-    held_out=("Can you name the {thing} with the {superlative}?", "The {superlative}: which {thing} has it?"),
+    held_out=("Can you name the {thing} with the {superlative}?", "Tell me which {thing} has the {superlative}."),
 )
 BEST_QUALITY = Wordings(
     common=(
