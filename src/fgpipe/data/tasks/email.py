@@ -106,7 +106,7 @@ _EVENTS = (
 _FAVOURS = ("feedback on the", "help with the", "work on the", "comments on the", "quick reply on the")
 _REPLIES = {
     "off_topic": "I can't do that; I can only help with your email.",
-    "small_talk": "Hello! I can help you with your email.",
+    "small_talk": "Happy to help with your email!",
     "no_topic": "What should the email be about?",
     "no_person": "Who should I send it to?",
     "no_time": "Until when should I snooze it?",

@@ -83,7 +83,7 @@ QUOTAS = (
 )
 _THINGS = (
     *("apples", "pencils", "eggs", "marbles", "stickers", "books", "stamps", "cards", "cookies", "bottles", "shells"),
-    *("oranges", "candles", "flowers", "buttons", "tickets", "chairs", "coins", "beads", "plates", "lemons", "toys"),
+    *("oranges", "candles", "flowers", "buttons", "tickets", "chairs", "mugs", "beads", "plates", "lemons", "toys"),
 )
 _MEASURED = ("scores", "prices", "weights", "heights", "lap times", "marks", "temperatures", "distances")
 _CENTS = (20, 25, 40, 50, 60, 75, 80, 95)
@@ -91,7 +91,7 @@ _ODD_CENTS = (25, 49, 75, 95, 99)
 """Cents that stay as written when the price becomes a number; 3.50 would become 3.5."""
 _REPLIES = {
     "off_topic": "I can't help with that; I can only do calculations.",
-    "small_talk": "Hello! I can help you with calculations.",
+    "small_talk": "Happy to help with calculations!",
     "no_numbers": "Which numbers should I use?",
 }
 

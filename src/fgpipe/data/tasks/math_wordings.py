@@ -138,7 +138,7 @@ STORIES: dict[str, Story] = {
     ),
     "change": Story(
         "{a} - ({b} * {c})",
-        (50, 2, 1),
+        (50, 2, 2),
         (200, 9, 5),
         Wordings(
             common=(
@@ -345,11 +345,11 @@ NO_NUMBERS = Wordings(
         "{name} shares some {thing} with friends. How many does each get?",
         "How much do the {thing} cost together?",
         "{name} buys a few boxes of {thing}. How many {thing} is that?",
-        "What is the median of the {of} that {name} took?",
-        "Convert the {of} for {name}.",
+        "What is the median of {name}'s {of}?",
+        "Add up all of {name}'s {of}.",
     ),
     held_out=(
         "Some of the {thing} are lost. How many does {name} still have?",
-        "Tell me the average of the {of} that {name} has.",
+        "Tell me what {name}'s {of} come to on average.",
     ),
 )
