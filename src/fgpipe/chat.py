@@ -219,15 +219,24 @@ def preview(data: Dataset | FormattedDataset, console: Console | None = None, ro
     from rich.console import Console
 
     console = console or Console()
+    brackets = console.color_system is None
     for name, parts in islice(previewed_rows(data), rows):
-        console.rule(f"row {name}", align="left")
-        console.print(coloured(parts, brackets=console.color_system is None), soft_wrap=True)
-    console.rule()
-    numbers = dict(data.numbers)
-    lengths: dict[str, int] = numbers.pop("length_tokens", {})
-    console.print("   ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in numbers.items()))
-    if lengths:
-        console.print("tokens a row: " + "   ".join(f"{key} {value:,}" for key, value in lengths.items()))
+        console.rule(f"row {name}", align="left", style="dim")
+        console.print(coloured(parts, brackets=brackets), soft_wrap=True)
+    console.rule(style="dim")
+    console.print(coloured([("in the loss", True), (" · given", False)], brackets=brackets))
+    for line in figures(data.numbers):
+        console.print(line, soft_wrap=True)
+
+
+def figures(numbers: Mapping[str, Any]) -> list[str]:
+    """What a manifest counts, in lines to read."""
+    counts = {key: value for key, value in numbers.items() if isinstance(value, int)}
+    lines = [", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in counts.items())]
+    if "length_tokens" in numbers:
+        lengths = ", ".join(f"{key} {value:,}" for key, value in numbers["length_tokens"].items())
+        lines.append(f"{numbers['loss_fraction']:.1%} of the tokens in the loss; tokens a row: {lengths}")
+    return lines
 
 
 def previewed_rows(data: Dataset | FormattedDataset) -> Iterable[tuple[str, list[tuple[str, bool]]]]:

@@ -178,7 +178,7 @@ def test_no_tool_list_ends_in_a_traceback(tools: Any) -> None:
 
     def convert_and_check() -> None:
         found = convert(messages=MESSAGES, tools=tools)
-        checks.check({"messages": found.messages, "tools": found.tools})
+        checks.check(found.messages, found.tools)
 
     with pytest.raises(FgpipeError):
         convert_and_check()

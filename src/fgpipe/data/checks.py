@@ -11,13 +11,12 @@ from fgpipe.errors import FormatError
 from fgpipe.functiongemma import SPECIAL_TOKEN_IDS, Segment
 
 
-def check(row: Mapping[str, Any]) -> None:
-    """Make sure that `row` renders, that its text reads back as what it says, and that it asks and answers.
+def check(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure that a row renders, that its text reads back as what it says, and that it asks and answers.
 
     Raises:
         FormatError: it does not; the message names the path in the row.
     """
-    messages, tools = row["messages"], row["tools"]
     check_messages(messages)
     segments = functiongemma.segments(messages, tools)
     check_calls(messages, tools)
@@ -43,9 +42,13 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
         content = message["content"]
         if message["role"] == "assistant" and not content.strip() and not message.get("tool_calls"):
             raise FormatError(f"messages[{index}]: got neither text nor calls, expected an answer")
-        for token in SPECIAL_TOKEN_IDS:
-            if isinstance(content, str) and token in content:
-                raise FormatError(f"messages[{index}].content: got the control token {token}, expected plain text")
+        if isinstance(content, str) and (token := control_token(content)):
+            raise FormatError(f"messages[{index}].content: got the control token {token}, expected plain text")
+
+
+def control_token(text: str) -> str | None:
+    """The first of FunctionGemma's control tokens that `text` holds: the tokenizer would not take it for text."""
+    return next((token for token in SPECIAL_TOKEN_IDS if token in text), None)
 
 
 def check_calls(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> None:

@@ -46,6 +46,8 @@ def load(task: TaskConfig, *, seed: int, out: Path) -> Dataset:
     Raises:
         DataError: the source cannot be read, a row is unusable (the message names it), or a side of the split is empty.
     """
+    if token := checks.control_token(task.instruction):
+        raise DataError(f"task.instruction: got the control token {token}, expected plain text")
     inputs = load_inputs(task)
     converted = convert(sources.read(task.dataset), task)
     rows = [row for row, _ in converted]
@@ -113,15 +115,12 @@ def convert_row(source: SourceRow, task: TaskConfig) -> tuple[Row, tuple[SchemaI
         conversation = LAYOUTS[task.dataset.layout](source)
         identity = row_id(conversation)
         place = f"{place} (id {identity})"
-        row = {
-            "id": identity,
-            "messages": with_instruction(conversation.messages, task.instruction),
-            "tools": conversation.tools,
-            "meta": conversation.meta,
-        }
-        checks.check(row)
+        # Before the instruction is put in front, so that paths in messages count as the dataset's author does.
+        checks.check(conversation.messages, conversation.tools)
     except FormatError as error:
         raise DataError(f"{place}: {error.message}", hint=error.hint) from error
+    messages = with_instruction(conversation.messages, task.instruction)
+    row = {"id": identity, "messages": messages, "tools": conversation.tools, "meta": conversation.meta}
     return row, conversation.issues
 
 
