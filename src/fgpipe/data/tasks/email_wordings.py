@@ -61,7 +61,7 @@ SEND: dict[str, Wordings] = {
             "Can you thank {who} for {topic}?",
             "I want to thank {who} for {topic}.",
         ),
-        held_out=("{who} deserves thanks for {topic}, please write.", "Would you say thank you to {who} for {topic}?"),
+        held_out=("A thank-you to {who} for {topic}, please.", "Would you say thank you to {who} for {topic}?"),
     ),
 }
 URGENCY: dict[str, Wordings] = {
@@ -125,7 +125,7 @@ MOVE = Wordings(
 FOLDERS: dict[str, tuple[str, ...]] = {
     "finance": ("the invoices folder", "the receipts folder", "billing", "expenses"),
     "people": ("the hiring folder", "HR", "the job applications folder", "the staff folder"),
-    "clients": ("the customers folder", "customer mail", "client work", "the customer folder"),
+    "clients": ("the customers folder", "the customer mail folder", "client work", "the customer folder"),
     "archive": ("the archive", "the old mail folder", "long-term storage"),
     "spam": ("junk", "the junk folder", "spam"),
 }

@@ -10,7 +10,7 @@ from fgpipe.data.tasks.rows import Row, calls_of, request_of
 
 ABOUT = {
     "sql": """A question about a small database, answered by one `run_sql` call, or two when two things are asked. The
-developer message holds the schema of the row: one or two tables out of 45, with varying columns.
+developer message holds the schema of the row: one or two of 49 tables in 20 domains, with varying columns.
 
 Conventions of the gold queries: upper-case keywords, no aliases (`orders.amount` in joins, bare names elsewhere), the
 direction of every `ORDER BY` written out, `LIKE '2024-05%'` for a month, no final semicolon. A thing is called by its
@@ -42,7 +42,7 @@ def readme(name: str, rows: Sequence[Row]) -> str:
     held_out = Counter(row["meta"]["family"] for row in rows if row["meta"]["wording"] == "held_out")
     table = "\n".join(f"| {family} | {families[family]} | {held_out[family]} |" for family in sorted(families))
     calls = Counter(min(len(calls_of(row)), 2) for row in rows)
-    sample = next(row for row in rows if len(calls_of(row)) == 1)
+    sample = next(row for row in rows if len(calls_of(row)) == 1 and row["meta"]["wording"] == "common")
     return f"""# {name}
 
 {ABOUT[name]}
