@@ -220,6 +220,16 @@ def test_an_answer_that_would_read_back_otherwise_is_refused(monkeypatch: pytest
         checks.check(given["messages"], given["tools"])
 
 
+def test_a_duplicate_of_a_held_out_row_is_not_trained_on(tmp_path: Path) -> None:
+    """A wording that training must never see would slip in under another mark."""
+    marked = [row(f"Lamp {number}", meta={"wording": "held_out"}) for number in range(20)]
+    loaded = load(tmp_path, [*good_rows(), *marked])
+    assert loaded.numbers["duplicates"] == 20
+    questions = {each["messages"][1]["content"] for each in loaded.rows("train")}
+    assert questions
+    assert not questions & {f"Lamp {number}" for number in range(20)}
+
+
 @pytest.mark.parametrize("name", ["sql", "email", "math"])
 def test_shipped_rows_load_without_repair(name: str, tmp_path: Path) -> None:
     """The first command of the README would complain about fgpipe's own data."""

@@ -6,7 +6,7 @@ function.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,14 @@ class Conversation:
     tools: list[dict[str, Any]]
     meta: dict[str, Any] = field(default_factory=dict)
     issues: tuple[SchemaIssue, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mending:
+    """What is mended in calls: the issues found so far, and which arguments of each tool are declared as integers."""
+
+    issues: list[SchemaIssue]
+    integers: Mapping[str, frozenset[str]]
 
 
 Layout = Callable[[SourceRow], Conversation]
@@ -54,8 +62,11 @@ def from_messages(row: SourceRow) -> Conversation:
     messages = functiongemma.from_openai(column(row, "messages", list))
     tools = column(row, "tools" if row.value.get("tools") is not None else "functions", list, default=[])
     tools, issues = schema.normalise([with_decoded_parameters(tool, row.place) for tool in tools])
+    mending = Mending(
+        issues, {name: integers(tool) for tool in tools if isinstance(name := tool["function"].get("name"), str)}
+    )
     return Conversation(
-        messages=[canonical(message, f"messages[{index}]", issues) for index, message in enumerate(messages)],
+        messages=[canonical(message, f"messages[{index}]", mending) for index, message in enumerate(messages)],
         tools=tools,
         meta=column(row, "meta", dict, default={}),
         issues=tuple(issues),
@@ -96,7 +107,16 @@ def with_decoded_parameters(tool: Any, place: str) -> Any:
     return tool
 
 
-def canonical(message: dict[str, Any], path: str, issues: list[SchemaIssue]) -> dict[str, Any]:
+def integers(tool: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the parameters that `tool` declares as integers."""
+    parameters = tool["function"].get("parameters")
+    properties = parameters.get("properties") if isinstance(parameters, dict) else None
+    if not isinstance(properties, dict):
+        return frozenset()
+    return frozenset(name for name, one in properties.items() if isinstance(one, dict) and one.get("type") == "integer")
+
+
+def canonical(message: dict[str, Any], path: str, mending: Mending) -> dict[str, Any]:
     """`message` with the keys that are rendered and no others, so that equal conversations have equal ids.
 
     Raises:
@@ -112,15 +132,23 @@ def canonical(message: dict[str, Any], path: str, issues: list[SchemaIssue]) -> 
     result: dict[str, Any] = {"role": role, "content": message["content"]}
     if message.get("tool_calls"):
         numbered = enumerate(message["tool_calls"])
-        result["tool_calls"] = [canonical_call(call, f"{path}.tool_calls[{at}]", issues) for at, call in numbered]
+        result["tool_calls"] = [canonical_call(call, f"{path}.tool_calls[{at}]", mending) for at, call in numbered]
     return result
 
 
-def canonical_call(call: dict[str, Any], path: str, issues: list[SchemaIssue]) -> dict[str, Any]:
-    """`call` without its id and without null arguments: FunctionGemma leaves out what is not given."""
-    given: dict[str, Any] = call["function"]["arguments"]
-    arguments = {name: value for name, value in given.items() if value is not None}
-    for name in given.keys() - arguments.keys():
-        where = f"{path}.function.arguments.{name}"
-        issues.append(SchemaIssue(where, "a null argument", repaired=True, hint="leave the argument out"))
-    return {"type": "function", "function": {"name": call["function"]["name"], "arguments": arguments}}
+def canonical_call(call: dict[str, Any], path: str, mending: Mending) -> dict[str, Any]:
+    """`call` without its id and null arguments, which FunctionGemma leaves out; with declared integers as such.
+
+    Arrow and pandas write the integers of a column that also holds fractions or gaps as 2.0, which would be learnt.
+    """
+    name, arguments = call["function"]["name"], {}
+    for key, value in call["function"]["arguments"].items():
+        where = f"{path}.function.arguments.{key}"
+        if value is None:
+            mending.issues.append(SchemaIssue(where, "a null argument", True, "leave the argument out"))
+        elif isinstance(value, float) and value.is_integer() and key in mending.integers.get(name, ()):
+            mending.issues.append(SchemaIssue(where, "an integer with a fraction", True, "write it without"))
+            arguments[key] = int(value)
+        else:
+            arguments[key] = value
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}

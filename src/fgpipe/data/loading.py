@@ -51,24 +51,29 @@ def load(task: TaskConfig, *, seed: int, out: Path) -> Dataset:
     inputs = load_inputs(task)
     converted = convert(sources.read(task.dataset), task)
     rows = [row for row, _ in converted]
-    distinct = list({row["id"]: row for row in reversed(rows)}.values())[::-1]
-    train, evaluation = splits.split(distinct, evaluation_fraction=task.dataset.evaluation_fraction)
+    # Split first: a row that is kept from training takes its duplicates along, however those are marked.
+    train, evaluation = map(distinct, splits.split(rows, evaluation_fraction=task.dataset.evaluation_fraction))
     refuse_empty(train, evaluation, task)
     train.sort(key=lambda row: store.digest([seed, row["id"]]))
     with writing(Dataset, out, config=load_config(task, seed), inputs=inputs) as draft:
         store.write_jsonl(draft.path / "train.jsonl", train)
         store.write_jsonl(draft.path / "evaluation.jsonl", evaluation)
         draft.numbers |= {
-            "rows": len(distinct),
+            "rows": len(train) + len(evaluation),
             "train_rows": len(train),
             "evaluation_rows": len(evaluation),
             "held_out_wording_rows": sum(map(splits.is_held_out, evaluation)),
-            "no_call_rows": sum(not checks.calls(row["messages"]) for row in distinct),
-            "duplicates": len(rows) - len(distinct),
+            "no_call_rows": sum(not checks.calls(row["messages"]) for row in [*train, *evaluation]),
+            "duplicates": len(rows) - len(train) - len(evaluation),
             "repaired": sum(any(issue.repaired for issue in issues) for _, issues in converted),
         }
     progress.say(summary(draft.numbers, [issue for _, issues in converted for issue in issues]))
     return Dataset.open(out)
+
+
+def distinct(rows: Sequence[Row]) -> list[Row]:
+    """The first row of every id."""
+    return list({row["id"]: row for row in reversed(rows)}.values())[::-1]
 
 
 def with_instruction(messages: Sequence[dict[str, Any]], instruction: str) -> list[dict[str, Any]]:
