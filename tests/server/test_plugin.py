@@ -1,0 +1,217 @@
+"""What vLLM calls in our plugin, called without a server; the real server is in tests/server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+# Kept out of tests/unit: importing vLLM takes seconds and changes torch's settings for the whole process.
+pytestmark = pytest.mark.server
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch and vLLM warn of their own deprecations while they are imported
+    from fgpipe import vllm_plugin
+    from fgpipe.functiongemma import ToolCall, render_call
+    from fgpipe.publishing import layout
+    from fgpipe.vllm_plugin.endpoint import take_up
+    from fgpipe.vllm_plugin.resolver import PublishedAdapters
+    from fgpipe.vllm_plugin.tool_parser import FgpipeToolParser
+
+CALL = ToolCall(
+    "audio.set-volume",
+    {"label": 'say "12" <end_function_call>', "level": 5, "mute": True, "none": None, "steps": [1, 2.5, {"a": "3"}]},
+)
+CALLS = render_call(CALL) + render_call(ToolCall("ping", {}))
+REQUEST = SimpleNamespace(tools=["any"], tool_choice="auto")
+
+OUTPUTS = [
+    CALLS,
+    f"Sure.  {CALLS}\n",
+    f"{CALLS}<start_function_response>",
+    "I cannot do that: 1 < 2, and <start_ is no tag.<end_of_turn>",
+    f"{CALLS}<start_function_call>call:ping{{level:",
+    "<start_function_call>call:ping{}<end_function",
+    "<start_function_call>call:pi ng<end_function_call> then",
+    "<",
+    "",
+]
+
+
+def publish(adapters: Path, name: str, *versions: str, current: str, **aliases: str) -> None:
+    """Empty files in the published layout."""
+    for version in versions:
+        (adapters / name / version).mkdir(parents=True, exist_ok=True)
+        for file in (*layout.ADAPTER_FILES, layout.MANIFEST_FILE):
+            (adapters / name / version / file).write_text("{}")
+    (adapters / name / layout.CHANNEL_FILE).write_text(json.dumps({"current": current, "aliases": aliases}))
+
+
+def batch(text: str, request: Any = REQUEST) -> tuple[list[tuple[str, str]], str]:
+    """Calls and content of `text`, read whole."""
+    found = FgpipeToolParser(None).extract_tool_calls(text, request)
+    assert found.tools_called == bool(found.tool_calls)
+    return [(call.function.name, call.function.arguments) for call in found.tool_calls], found.content or ""
+
+
+def streamed(pieces: list[str], request: Any = REQUEST) -> tuple[list[tuple[str, str]], str]:
+    """Calls and content of the joined deltas, as an OpenAI client joins them."""
+    parser = FgpipeToolParser(None)
+    deltas = [parser.extract_tool_calls_streaming("", "", piece, (), (), (), request) for piece in pieces]
+    calls: list[tuple[str, str]] = []
+    content = ""
+    for delta in [*deltas, parser.finish_streaming()]:
+        if delta is None:
+            continue
+        sent = delta.model_dump(exclude_unset=True)
+        assert sent, "an empty delta"
+        content += sent.get("content", "")
+        for call in sent.get("tool_calls", ()):
+            assert call["index"] == len(calls)
+            assert call["type"] == "function"
+            assert call["id"]
+            json.loads(call["function"]["arguments"])
+            calls.append((call["function"]["name"], call["function"]["arguments"]))
+    return calls, content
+
+
+def test_calls_keep_their_types() -> None:
+    """Numbers, booleans, nulls, lists and objects would reach the tool as text, or not at all."""
+    calls, content = batch(CALLS)
+    assert [(name, json.loads(arguments)) for name, arguments in calls] == [(CALL.name, CALL.arguments), ("ping", {})]
+    assert content == ""
+
+
+@pytest.mark.parametrize("text", OUTPUTS)
+def test_streaming_gives_what_the_whole_answer_gives_wherever_it_is_cut(text: str) -> None:
+    """A tag that arrives in two pieces would leak into the prose, or a call be lost."""
+    whole = batch(text)
+    for cut in range(len(text) + 1):
+        assert streamed([text[:cut], text[cut:]]) == whole
+    assert streamed(list(text)) == whole
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "<start_function_call>",
+                "call:",
+                "f",
+                "{",
+                "}",
+                "a:",
+                "<escape>",
+                "1",
+                ",",
+                "<end_function_call>",
+                "<end_of_turn>",
+                " ",
+                "<",
+                "é",
+            ]
+        )
+    )
+)
+def test_any_output_streams_as_it_reads(pieces: list[str]) -> None:
+    """Some malformed answer would crash the stream, or read differently with `stream=true`."""
+    assert streamed(pieces) == batch("".join(pieces))
+
+
+@pytest.mark.parametrize("text", [CALLS, "<start_function_call>call:f{a:", "plain <end_of_turn> text"])
+def test_without_tools_text_is_left_as_it_is(text: str) -> None:
+    """A client that parses raw text itself would find the calls cut out of it."""
+    for request in (
+        SimpleNamespace(tools=None, tool_choice="none"),
+        SimpleNamespace(tools=["any"], tool_choice="none"),
+    ):
+        assert batch(text, request) == ([], text)
+        assert streamed(list(text), request) == ([], text)
+
+
+def test_control_tokens_are_asked_for_when_tools_are_given() -> None:
+    """VLLM would remove control tokens from the text before the parser sees it."""
+    for tools, choice, expected in ((["any"], "auto", False), (["any"], "none", True), (None, "none", True)):
+        request = SimpleNamespace(tools=tools, tool_choice=choice, skip_special_tokens=True, structured_outputs=None)
+        assert FgpipeToolParser(None).adjust_request(request).skip_special_tokens is expected
+
+
+def test_names_resolve_to_version_folders(tmp_path: Path) -> None:
+    """`sql@v0001` would give the live version, or a moved pointer go unseen, or equal paths stand for two versions."""
+    publish(tmp_path, "sql", "v0001", "v0002", current="v0001", best="v0002")
+    find = lambda name: asyncio.run(PublishedAdapters(tmp_path).resolve_lora("base", name))  # noqa: E731
+    assert find("sql").lora_path == find("sql@v0001").lora_path == str(tmp_path / "sql" / "v0001")
+    assert find("sql@best").lora_path == str(tmp_path / "sql" / "v0002")
+    assert find("sql@best").lora_name == "sql@best"
+    publish(tmp_path, "sql", current="v0002")
+    assert find("sql").lora_path == str(tmp_path / "sql" / "v0002")
+    for name in ("nobody", "sql@v0009", "sql@worst", "../sql", str(tmp_path / "sql" / "v0001"), "sql/v0001", "", "@"):
+        assert find(name) is None, name
+
+
+def test_a_damaged_pointer_is_not_found_and_does_no_harm(tmp_path: Path) -> None:
+    """One bad file would answer every request for that adapter with an internal error."""
+    publish(tmp_path, "sql", "v0001", current="v0001")
+    (tmp_path / "sql" / layout.CHANNEL_FILE).write_text("{")
+    find = lambda name: asyncio.run(PublishedAdapters(tmp_path).resolve_lora("base", name))  # noqa: E731
+    assert find("sql") is None
+    assert find("sql@v0001").lora_path == str(tmp_path / "sql" / "v0001")
+
+
+def test_registering_twice_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VLLM registers in every process and may do so again; each time would replace the resolver that holds names."""
+    from vllm.lora.resolver import LoRAResolverRegistry
+    from vllm.tool_parsers import ToolParserManager
+
+    monkeypatch.setattr(LoRAResolverRegistry, "resolvers", {})
+    monkeypatch.delenv(vllm_plugin.ADAPTERS_VARIABLE, raising=False)
+    vllm_plugin.register()
+    assert not LoRAResolverRegistry.get_supported_resolvers()
+    monkeypatch.setenv(vllm_plugin.ADAPTERS_VARIABLE, str(tmp_path))
+    vllm_plugin.register()
+    first = LoRAResolverRegistry.get_resolver("fgpipe")
+    vllm_plugin.register()
+    assert LoRAResolverRegistry.get_resolver("fgpipe") is first
+    assert ToolParserManager.get_tool_parser("fgpipe") is FgpipeToolParser
+
+
+class Models:
+    """What `take_up` uses of vLLM's OpenAIServingModels."""
+
+    def __init__(self, *, broken: str = "") -> None:
+        self.lora_requests: dict[str, Any] = {}
+        self.lora_resolver_lock: dict[str, asyncio.Lock] = {"sql": asyncio.Lock()}
+        self.lora_id_counter = SimpleNamespace(inc=lambda step: len(self.loaded) + 1)
+        self.model_config = SimpleNamespace(model="base")
+        self.engine_client = self
+        self.loaded: list[str] = []
+        self.broken = broken
+
+    async def add_lora(self, request: Any) -> None:
+        if self.broken and self.broken in request.lora_path:
+            raise ValueError("half a file")
+        self.loaded.append(request.lora_path)
+
+
+def test_taking_up_loads_first_and_swaps_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name would be dark while its new version loads, or for ever if that fails."""
+    from vllm.lora.resolver import LoRAResolverRegistry
+
+    monkeypatch.setattr(LoRAResolverRegistry, "resolvers", {"fgpipe": PublishedAdapters(tmp_path)})
+    publish(tmp_path, "sql", "v0001", "v0002", "v0003", current="v0001")
+    models = Models(broken="v0003")
+    for version in ("v0001", "v0001", "v0002"):
+        publish(tmp_path, "sql", current=version)
+        assert asyncio.run(take_up(models, "sql")) == str(tmp_path / "sql" / version)
+    assert [Path(path).name for path in models.loaded] == ["v0001", "v0002"]
+    publish(tmp_path, "sql", current="v0003")
+    with pytest.raises(ValueError, match="half a file"):
+        asyncio.run(take_up(models, "sql"))
+    assert models.lora_requests["sql"].lora_path == str(tmp_path / "sql" / "v0002")

@@ -1,0 +1,225 @@
+"""The server as a client sees it. Everything here talks to one real vLLM process."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from openai import NotFoundError
+
+import tiny_random
+from fgpipe import functiongemma
+from fgpipe.engines.http import client
+from fgpipe.serving import api, live
+from tiny_server import Served, chat_tools
+
+pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("default")]
+
+PROMPTS = [
+    f"<bos><start_of_turn>user\n{question}<end_of_turn>\n<start_of_turn>model\n"
+    for question in ("How many orders came in?", "turn it up", "7 times 8")
+]
+
+HISTORY: list[dict[str, Any]] = [
+    {"role": "developer", "content": "  You are a model that can do function calling with the following functions\n"},
+    {"role": "user", "content": "Louder, and say hello"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {
+                "type": "function",
+                "id": "c1",
+                "function": {"name": "audio.set-volume", "arguments": {"level": 7, "mute": False}},
+            },
+            {"type": "function", "id": "c2", "function": {"name": "ping", "arguments": {}}},
+        ],
+    },
+    {"role": "tool", "tool_call_id": "c1", "name": "audio.set-volume", "content": "set to 7"},
+    {"role": "tool", "tool_call_id": "c2", "content": "hello"},
+    {"role": "assistant", "content": "Done. "},
+    {"role": "user", "content": [{"type": "text", "text": " Thank "}, {"type": "text", "text": "you"}]},
+]
+
+
+def test_base_and_adapters_each_give_their_own_answer_at_the_same_time(served: Served) -> None:
+    """A batch that mixes adapters would mix up their answers, or ignore an adapter."""
+    folders = {served.model.id: None, "red": served.make(1), "blue": served.make(2)}
+    jobs = [(name, prompt) for prompt in PROMPTS for name in folders] * 2
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        answers = list(pool.map(lambda job: served.answer(*job), jobs))
+    for (name, prompt), answer in zip(jobs, answers, strict=True):
+        assert answer == served.expected(folders[name], prompt), (name, prompt)
+    for prompt in PROMPTS:
+        assert len({tuple(answers[jobs.index((name, prompt))]) for name in folders}) == len(folders)
+
+
+def test_a_server_started_without_adapters_serves_what_is_published_later(served: Served) -> None:
+    """Each new adapter would need a restart, and every client would see an outage."""
+    assert "ready" not in served.server.command  # the command names no adapter at all
+    served.publish("late", 3)
+    assert served.answer("late", PROMPTS[0]) == served.expected(served.make(3), PROMPTS[0])
+
+
+def test_versions_and_aliases_can_be_asked_for_by_name(served: Served) -> None:
+    """Nobody could pin a version, or compare a new one with the old."""
+    assert (
+        served.answer("red@v0001", PROMPTS[0])
+        == served.answer("red@first", PROMPTS[0])
+        == served.answer("red", PROMPTS[0])
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nobody",
+        "red@v0099",
+        "red@nobody",
+        "../workshop/1",
+        "red/../blue",
+        "red/v0001",
+        "{adapters}/red/v0001",
+        "RED",
+        "red@../v0001",
+        "red@",
+        ".",
+    ],
+)
+def test_names_that_are_not_published_are_not_found(served: Served, name: str) -> None:
+    """A client could make the server read any folder of its machine."""
+    with pytest.raises(NotFoundError):
+        client(served.server.base_url).completions.create(
+            model=name.format(adapters=served.adapters), prompt=PROMPTS[0], max_tokens=1
+        )
+
+
+def test_a_new_version_answers_after_refresh_and_the_old_one_by_its_number(served: Served) -> None:
+    """After `publish` returned, clients would go on getting the old version's answers, or mixtures from the cache."""
+    url = served.server.base_url
+    served.publish("swap", 4)
+    before = served.answer("swap", PROMPTS[0])
+    served.publish("swap", 5)
+    assert served.answer("swap", PROMPTS[0]) == before, "vLLM now looks at the pointer itself: refresh is not needed"
+    assert live.refresh(url, "swap", expect="v0002", base=served.model.id) == "v0002"
+    assert served.answer("swap", PROMPTS[0]) == served.expected(served.make(5), PROMPTS[0]) != before
+    assert served.answer("swap@v0001", PROMPTS[0]) == before == served.expected(served.make(4), PROMPTS[0])
+    served.point("swap", "v0001")
+    assert live.refresh(url, "swap", expect="v0001") == "v0001"
+    assert served.answer("swap", PROMPTS[0]) == before
+    assert live.versions(url)["swap"] == "v0001"
+
+
+def test_refresh_under_load_fails_no_request(served: Served) -> None:
+    """Every publish would cost the requests that happen to arrive while the name changes hands."""
+    served.publish("busy", 6)
+    served.publish("busy", 7)
+    allowed = [served.expected(served.make(seed), PROMPTS[1], tokens=4) for seed in (6, 7)]
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(served.answer, "busy", PROMPTS[1], tokens=4) for _ in range(96)]
+        for version in ("v0001", "v0002") * 4:
+            served.point("busy", version)
+            live.refresh(served.server.base_url, "busy", expect=version)
+        assert all(job.result() in allowed for job in jobs)
+
+
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(served: Served) -> None:
+    """One damaged file in a new version would take the adapter out of service."""
+    served.publish("solid", 8)
+    before = served.answer("solid", PROMPTS[0])
+    (served.publish("solid", 9) / "adapter_model.safetensors").write_bytes(b"half a fi")
+    with pytest.raises(api.RefusedError, match="cannot be loaded"):
+        live.refresh(served.server.base_url, "solid")
+    assert served.answer("solid", PROMPTS[0]) == before
+
+
+def test_refresh_refuses_names_nobody_published(served: Served) -> None:
+    """A typing error in a rollback would look like success."""
+    for name in ("nobody", "../workshop/1", "solid@v0099"):
+        with pytest.raises(api.RefusedError, match="no such adapter"):
+            live.refresh(served.server.base_url, name)
+
+
+CALL = functiongemma.ToolCall(
+    "audio.set-volume",
+    {"label": 'say "12" {ok}', "level": 5, "mute": True, "options": {"none": None, "steps": [1, 2.5, "3"]}},
+)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_come_back_through_the_openai_client_with_their_types(served: Served, stream: bool) -> None:
+    """Numbers, booleans, lists and nested objects would be dropped from calls, as vLLM's own parser does."""
+    text = functiongemma.render_call(CALL) + functiongemma.render_call(functiongemma.ToolCall("ping", {}))
+    calls, content, reason = _forced(served, text, stream=stream)
+    assert [(name, json.loads(arguments)) for name, arguments in calls] == [(CALL.name, CALL.arguments), ("ping", {})]
+    assert (content, reason) == ("", "tool_calls")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_prose_and_broken_calls_come_back_as_content(served: Served, stream: bool) -> None:
+    """A call cut off in the middle would be completed by guesswork, or vanish."""
+    for text in ("I cannot do that.", "Well: <start_function_call>call:ping{level:"):
+        assert _forced(served, text, stream=stream) == ([], text, "stop")
+
+
+def _forced(served: Served, text: str, *, stream: bool) -> tuple[list[tuple[str, str]], str, str]:
+    """What a client reads when the model says `text`: a grammar leaves the random model no choice."""
+    request: dict[str, Any] = {
+        "model": "red",
+        "messages": [{"role": "user", "content": "go"}],
+        "tools": chat_tools(),
+        "max_tokens": 400,
+        "extra_body": {"structured_outputs": {"choice": [text]}},
+    }
+    chat = client(served.server.base_url).chat.completions
+    if not stream:
+        choice = chat.create(**request).choices[0]
+        made = [(call.function.name, call.function.arguments) for call in choice.message.tool_calls or []]
+        return made, choice.message.content or "", choice.finish_reason
+    calls: dict[int, list[str]] = {}
+    content, reason = "", ""
+    for chunk in chat.create(**request, stream=True):
+        choice = chunk.choices[0]
+        content += choice.delta.content or ""
+        reason = choice.finish_reason or reason
+        for piece in choice.delta.tool_calls or []:
+            entry = calls.setdefault(piece.index, ["", ""])
+            entry[0] += piece.function.name or ""
+            entry[1] += piece.function.arguments or ""
+    return [(name, arguments) for _, (name, arguments) in sorted(calls.items())], content, reason
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 5, 7], ids=["developer", "user", "tool", "tools", "turns"])
+@pytest.mark.parametrize("with_tools", [True, False])
+def test_the_server_reads_conversations_as_training_does(served: Served, length: int, with_tools: bool) -> None:
+    """The model would be asked in another format than it was trained on, and answer badly without any error."""
+    messages = HISTORY[:length]
+    tools = chat_tools() if with_tools else None
+    request = {"model": served.model.id, "messages": _as_openai(messages), "tools": tools, "return_token_strs": False}
+    answered = json.loads(api.fetch(f"{served.server.base_url}/tokenize", request))["tokens"]
+    text = functiongemma.render(messages, tools, add_generation_prompt=True)
+    assert tiny_random.tokenizer().decode(answered) == text
+
+
+def _as_openai(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As an OpenAI client sends them: arguments as JSON text."""
+    copied: list[dict[str, Any]] = json.loads(json.dumps(messages))
+    for message in copied:
+        for call in message.get("tool_calls", ()):
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+    return copied
+
+
+def test_answers_are_greedy_unless_the_request_says_otherwise(served: Served) -> None:
+    """The hub's generation config samples: the same question would be answered differently each time."""
+    chat = client(served.server.base_url).chat.completions
+    messages: Any = [{"role": "user", "content": "go"}]
+    plain = {chat.create(model="red", messages=messages, max_tokens=8).choices[0].message.content for _ in range(4)}
+    hot = {
+        chat.create(model="red", messages=messages, max_tokens=8, temperature=2, seed=seed).choices[0].message.content
+        for seed in range(4)
+    }
+    assert len(plain) == 1
+    assert len(hot) > 1

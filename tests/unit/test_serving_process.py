@@ -1,0 +1,191 @@
+"""Starting, watching and ending a child, with small scripts in vLLM's place; the real one is in tests/server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tiny_random
+from fgpipe.config import ModelConfig, ServerConfig
+from fgpipe.errors import ModelError, ServeError
+from fgpipe.serving import VllmServer, api, faults, foreground, live, process
+from tiny_server import free_port
+
+VLLM_TRACEBACK = """\
+(EngineCore pid=7) ERROR 11-21 01:30:00 [core.py:1101] EngineCore failed to start.
+(EngineCore pid=7) ERROR 11-21 01:30:00 [core.py:1101] Traceback (most recent call last):
+(EngineCore pid=7) ERROR 11-21 01:30:00 [core.py:1101]   File "worker.py", line 3, in load
+(EngineCore pid=7) ERROR 11-21 01:30:00 [core.py:1101] ValueError: the real reason
+(APIServer pid=6) Traceback (most recent call last):
+(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above.
+"""
+
+# Answers like vLLM, and keeps a grandchild, which as an engine would ignores a polite end.
+STAND_IN = """
+import http.server, json, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"],
+    stdout=subprocess.PIPE)
+child.stdout.readline()
+print("grandchild", child.pid, flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"data": [{"id": "base", "root": "/base", "parent": None},
+                                    {"id": "sql", "root": "/adapters/sql/v0002", "parent": "base"}]}).encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *words): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    return tiny_random.save(tmp_path_factory.mktemp("model"))
+
+
+def server(model: ModelConfig, folder: Path, script: str, **settings: object) -> VllmServer:
+    """A VllmServer that runs `script` instead of vLLM."""
+    config = ServerConfig.model_validate({"port": free_port(), **settings})
+    made = VllmServer(model, config, adapters=folder / "adapters", log=folder / "log", build="cpu")
+    made.command = [sys.executable, "-c", script, str(config.port)]
+    return made
+
+
+def grandchild(log: Path) -> int:
+    return int(log.read_text().split("grandchild")[1].split()[0])
+
+
+def gone(pid: int) -> bool:
+    """Whether `pid` ended; waits a moment for init to bury it."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+            os.kill(pid, 0)
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_leaving_the_block_ends_the_server_and_what_it_started(model: ModelConfig, tmp_path: Path) -> None:
+    """An engine left behind would hold the memory of the GPU until someone finds it."""
+    with server(model, tmp_path, STAND_IN) as running:
+        assert [entry["id"] for entry in api.models(running.base_url)] == ["base", "sql"]
+        assert live.versions(running.base_url) == {"sql": "v0002"}
+        process.require_free_port("127.0.0.1", free_port())
+        with pytest.raises(ServeError, match="expected a free address"):
+            process.require_free_port("127.0.0.1", running.server.port)
+        engine = grandchild(running.log)
+        assert not gone(engine)
+    assert gone(engine)
+    process.require_free_port("127.0.0.1", running.server.port)
+
+
+def test_a_failing_start_names_the_root_cause_at_once(model: ModelConfig, tmp_path: Path) -> None:
+    """The user would wait for a time-out, then search three stacked tracebacks."""
+    script = f"import sys; print({VLLM_TRACEBACK!r}); sys.exit(1)"
+    with pytest.raises(ServeError, match="exit code 1: ValueError: the real reason") as caught:
+        server(model, tmp_path, script).__enter__()
+    assert str(tmp_path / "log") in caught.value.hint
+
+
+def test_a_start_that_takes_too_long_is_ended(model: ModelConfig, tmp_path: Path) -> None:
+    """A server that hangs would hang every command that needs one."""
+    script = "import os, time; print('grandchild', os.getpid(), flush=True); time.sleep(600)"
+    with pytest.raises(ServeError, match=r"got no answer in 1 s.*grandchild"):
+        server(model, tmp_path, script, start_timeout_s=1).__enter__()
+    assert gone(grandchild(tmp_path / "log"))
+
+
+def test_a_server_that_dies_later_is_reported(model: ModelConfig, tmp_path: Path) -> None:
+    """`serve` would wait for ever beside a dead server."""
+    with server(model, tmp_path, STAND_IN) as running:
+        assert running.process is not None
+        running.process.kill()
+        with pytest.raises(ServeError, match="exit code -9"):
+            running.wait()
+        engine = grandchild(running.log)
+    assert gone(engine)
+
+
+def test_a_missing_model_is_told_before_anything_starts(tmp_path: Path) -> None:
+    """A wrong path would be told a minute later, by a traceback of vLLM's engine."""
+    with pytest.raises(ModelError):
+        server(ModelConfig(path=str(tmp_path / "nothing")), tmp_path, STAND_IN).start()
+    assert not (tmp_path / "log").exists()
+
+
+def test_sigterm_to_us_ends_the_server_too(model: ModelConfig, tmp_path: Path) -> None:
+    """`docker stop`, or a time-out around `make demo`, would leave the server running."""
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "import test_serving_process as t\n"
+        "with t.server(t.ModelConfig(path=sys.argv[1]), Path(sys.argv[2]), t.STAND_IN):\n"
+        "    print('up', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(model.path), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    ) as owner:
+        try:
+            assert owner.stdout is not None
+            assert owner.stdout.readline() == b"up\n"
+            owner.send_signal(signal.SIGTERM)
+            assert owner.wait(timeout=30) == 143
+        finally:
+            owner.kill()
+    assert gone(grandchild(tmp_path / "log"))
+
+
+def test_refresh_without_a_server_is_no_error() -> None:
+    """Publishing would fail wherever no server happens to run."""
+    assert live.refresh(f"http://127.0.0.1:{free_port()}", "sql", expect="v0001") is None
+
+
+def test_refresh_leaves_servers_of_another_base_alone(model: ModelConfig, tmp_path: Path) -> None:
+    """Publishing for one base would load its adapters into the server of another."""
+    with server(model, tmp_path, STAND_IN) as running:
+        assert live.refresh(running.base_url, "sql", base="another/base") is None
+
+
+def test_a_wildcard_address_is_reached_through_loopback() -> None:
+    """The readiness check would ask 0.0.0.0, which not every system can connect to."""
+    assert api.address(ServerConfig(host="0.0.0.0", port=1)) == "http://127.0.0.1:1"
+    assert api.address(ServerConfig(host="::1", port=1)) == "http://[::1]:1"
+
+
+def test_print_starts_nothing(model: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Looking at the command would start a server."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        config = ServerConfig(port=taken.getsockname()[1])
+        foreground.serve(model, config, adapters=tmp_path / "missing", print_only=True)
+    assert "--enable-lora" in capsys.readouterr().out
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("(APIServer pid=1) INFO 11-21 01:30:00 [api_server.py:1] Loading weights", "Loading weights"),
+        ("WARNING 11-21 01:30:00 [interface.py:300] slow", "slow"),
+        ("INFO:     Application startup complete.", "INFO:     Application startup complete."),
+        ("plain text", "plain text"),
+    ],
+)
+def test_log_lines_are_shown_without_vllms_prefixes(line: str, message: str, tmp_path: Path) -> None:
+    """The progress line would show process numbers and dates in place of what the server is doing."""
+    (tmp_path / "log").write_text(f"before\n{line}\n\n")
+    assert faults.last_line(tmp_path / "log") == message
