@@ -240,3 +240,20 @@ def test_shipped_rows_load_without_repair(name: str, tmp_path: Path) -> None:
     assert (numbers["duplicates"], numbers["repaired"]) == (0, 0)
     assert 0.05 < numbers["no_call_rows"] / numbers["rows"] < 0.2
     assert 0 < numbers["held_out_wording_rows"] < numbers["evaluation_rows"]
+
+
+@pytest.mark.parametrize("name", ["sql", "email", "math"])
+def test_shipped_rows_are_the_same_through_arrow(name: str, tmp_path: Path) -> None:
+    """A dataset pushed to the hub as Parquet would train on phantom arguments, which its JSONL does not have."""
+    source = folder("data") / name / "rows.jsonl"
+    if not source.is_file():
+        pytest.skip(f"data/{name} is not there")
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = store.read_jsonl(source)[:300]
+    table = pyarrow.Table.from_struct_array(pyarrow.array(rows))
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    config = TaskConfig(name=name, dataset=DatasetConfig(source=str(tmp_path / "rows.parquet")))
+    through_arrow = loading.load(config, seed=0, out=tmp_path / "arrow")
+    assert every_row(through_arrow) == every_row(load(tmp_path, rows, instruction=""))
