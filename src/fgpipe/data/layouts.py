@@ -29,10 +29,10 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Mending:
-    """What is mended in calls: the issues found so far, and which arguments of each tool are declared as integers."""
+    """What mending calls needs: the issues found so far, and the parameter schema of every tool."""
 
     issues: list[SchemaIssue]
-    integers: Mapping[str, frozenset[str]]
+    parameters: Mapping[str, Any]
 
 
 Layout = Callable[[SourceRow], Conversation]
@@ -62,9 +62,7 @@ def from_messages(row: SourceRow) -> Conversation:
     messages = functiongemma.from_openai(column(row, "messages", list))
     tools = column(row, "tools" if row.value.get("tools") is not None else "functions", list, default=[])
     tools, issues = schema.normalise([with_decoded_parameters(tool, row.place) for tool in tools])
-    mending = Mending(
-        issues, {name: integers(tool) for tool in tools if isinstance(name := tool["function"].get("name"), str)}
-    )
+    mending = Mending(issues, {str(tool["function"].get("name")): tool["function"].get("parameters") for tool in tools})
     return Conversation(
         messages=[canonical(message, f"messages[{index}]", mending) for index, message in enumerate(messages)],
         tools=tools,
@@ -107,15 +105,6 @@ def with_decoded_parameters(tool: Any, place: str) -> Any:
     return tool
 
 
-def integers(tool: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the parameters that `tool` declares as integers."""
-    parameters = tool["function"].get("parameters")
-    properties = parameters.get("properties") if isinstance(parameters, dict) else None
-    if not isinstance(properties, dict):
-        return frozenset()
-    return frozenset(name for name, one in properties.items() if isinstance(one, dict) and one.get("type") == "integer")
-
-
 def canonical(message: dict[str, Any], path: str, mending: Mending) -> dict[str, Any]:
     """`message` with the keys that are rendered and no others, so that equal conversations have equal ids.
 
@@ -137,18 +126,30 @@ def canonical(message: dict[str, Any], path: str, mending: Mending) -> dict[str,
 
 
 def canonical_call(call: dict[str, Any], path: str, mending: Mending) -> dict[str, Any]:
-    """`call` without its id and null arguments, which FunctionGemma leaves out; with declared integers as such.
-
-    Arrow and pandas write the integers of a column that also holds fractions or gaps as 2.0, which would be learnt.
-    """
-    name, arguments = call["function"]["name"], {}
-    for key, value in call["function"]["arguments"].items():
-        where = f"{path}.function.arguments.{key}"
-        if value is None:
-            mending.issues.append(SchemaIssue(where, "a null argument", True, "leave the argument out"))
-        elif isinstance(value, float) and value.is_integer() and key in mending.integers.get(name, ()):
-            mending.issues.append(SchemaIssue(where, "an integer with a fraction", True, "write it without"))
-            arguments[key] = int(value)
-        else:
-            arguments[key] = value
+    """`call` without its id and null arguments, which FunctionGemma leaves out; with declared integers as such."""
+    name, given = call["function"]["name"], call["function"]["arguments"]
+    for key in (key for key, value in given.items() if value is None):
+        problem = SchemaIssue(f"{path}.function.arguments.{key}", "a null argument", True, "leave the argument out")
+        mending.issues.append(problem)
+    stated = {key: value for key, value in given.items() if value is not None}
+    arguments = with_declared_integers(stated, mending.parameters.get(name))
+    if repr(arguments) != repr(stated):
+        where = f"{path}.function.arguments"
+        mending.issues.append(SchemaIssue(where, "an integer written as a fraction", True, "write 2, not 2.0"))
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def with_declared_integers(value: Any, declared: Any) -> Any:
+    """`value` with 2.0 as 2 wherever the schema `declared` says integer.
+
+    Arrow and pandas write every integer of a column so that also holds fractions or gaps, and the model would learn it.
+    What is declared as a number stays: there 2.0 may be what the author wrote.
+    """
+    if not isinstance(declared, dict):
+        return value
+    if isinstance(value, dict) and isinstance(properties := declared.get("properties"), dict):
+        return {key: with_declared_integers(each, properties.get(key)) for key, each in value.items()}
+    if isinstance(value, list):
+        return [with_declared_integers(each, declared.get("items")) for each in value]
+    integer = str(declared.get("type")).lower() == "integer"
+    return int(value) if integer and isinstance(value, float) and value.is_integer() else value
