@@ -26,8 +26,10 @@ TOOL = {
 SHIPPED_TOKENIZER = Path(__file__).parents[2] / "data" / "tiny"
 
 # Starts and ends in something that no trimming touches; U+2581 is how sentencepiece writes a space.
-PROSE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=20).map(
-    lambda text: f"é{text}."
+PROSE = (
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=20)
+    .filter(lambda text: not any(token in text for token in functiongemma.SPECIAL_TOKEN_IDS))
+    .map(lambda text: f"é{text}.")
 )
 ARGUMENTS = st.dictionaries(
     st.sampled_from(["room", "on", "level", "at"]),
