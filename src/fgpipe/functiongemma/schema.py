@@ -14,8 +14,6 @@ from fgpipe.functiongemma.values import function_name, kind, unfit
 
 __all__ = ["SchemaIssue", "lint", "normalise"]
 
-_DEFINITION_KEYS = ("$defs", "definitions")
-
 
 def normalise(tools: Sequence[Any] | None) -> tuple[list[dict[str, Any]], list[SchemaIssue]]:
     """`tools` as plain JSON schema that the format shows without loss where it can, and every issue found.
@@ -71,36 +69,33 @@ def _parameters(parameters: object, path: str, issues: list[SchemaIssue]) -> Any
         hint = 'give a JSON schema: {"type": "object", "properties": {...}}'
         issues.append(SchemaIssue(path, f"{kind(parameters)} for a schema", False, hint))
         return copy.deepcopy(parameters)
+    notes = Notes(issues, parameters)
+    parameters = without_nulls(parameters, path, notes)
     if not parameters:
         return {}
-    notes = Notes(issues, parameters)
     if _is_flat(parameters):
         notes.repaired(path, "a flat map of parameters", 'write {"type": "object", "properties": {...}}')
-        parameters = _from_flat(parameters)
-    elif not parameters.get("type") and "$ref" not in parameters:
-        notes.repaired(f"{path}.type", "no type", 'write "type": "object"')
-        parameters = {**parameters, "type": "object"}
-    result = normalise_node(parameters, path, notes)
-    shown = {key: value for key, value in result.items() if key not in _DEFINITION_KEYS}
+        parameters = _from_flat(_without_definitions(parameters))
+    result = normalise_node(parameters, path, notes, default_type="object")
+    shown = _without_definitions(result)
     return result if _mentions_reference(shown) else shown
 
 
 def _is_flat(parameters: Mapping[str, Any]) -> bool:
     """Whether `parameters` maps names straight to parameters; any of them may itself be called `type`."""
-    if isinstance(parameters.get("type"), str | list) and not _only_type_names(parameters):
-        return False
-    properties = parameters.get("properties")
+    entries = _without_definitions(parameters)
+    if isinstance(entries.get("type"), str):
+        return len(entries) > 1 and entries["type"] != "object" and all(map(_is_type_name, entries.values()))
+    properties = entries.get("properties")
     if isinstance(properties, Mapping) and all(isinstance(schema, Mapping) for schema in properties.values()):
         return False
-    if any(str(key).startswith("$") or key in ("anyOf", "oneOf", "allOf") for key in parameters):
+    if any(str(key).startswith("$") or key in ("anyOf", "oneOf", "allOf") for key in entries):
         return False
-    return all(isinstance(value, Mapping) or _is_type_name(value) for value in parameters.values())
+    return bool(entries) and all(isinstance(value, Mapping) or _is_type_name(value) for value in entries.values())
 
 
-def _only_type_names(parameters: Mapping[str, Any]) -> bool:
-    """Whether this is a map such as `{"city": "str", "type": "str"}` rather than a schema with a `type`."""
-    others = [value for key, value in parameters.items() if key != "type"]
-    return parameters["type"] != "object" and bool(others) and all(isinstance(value, Mapping | str) for value in others)
+def _without_definitions(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in schema.items() if key not in ("$defs", "definitions")}
 
 
 def _is_type_name(value: object) -> bool:

@@ -20,11 +20,18 @@ _HANDLED_KEYS = {"description", "type", "enum", "$ref", "$defs", "definitions", 
 _MEANINGFUL_NULLS = {"default", "const", "example"}
 
 
-def normalise_node(schema: Mapping[str, Any], path: str, notes: Notes, *, in_items: bool = False) -> dict[str, Any]:
-    """`schema` and everything below it, normalised; the format shows every key of a node `in_items`."""
+def normalise_node(
+    schema: Mapping[str, Any], path: str, notes: Notes, *, in_items: bool = False, default_type: str = ""
+) -> dict[str, Any]:
+    """`schema` and everything below it, normalised.
+
+    Args:
+        in_items: the node describes an array's elements, of which the format shows every key.
+        default_type: the type when the node neither names nor implies one.
+    """
     node = without_nulls(schema, path, notes)
-    node = merge_references(node, path, notes)
-    node = _with_type(node, path, notes)
+    node = without_nulls(merge_references(node, path, notes), path, notes)
+    node = _with_type(node, path, notes, default_type)
     node = _with_enum(node, path, notes, in_items=in_items)
     if node.get("type") == "object":
         node = _object(node, path, notes, in_items=in_items)
@@ -43,17 +50,17 @@ def without_nulls(schema: Mapping[str, Any], path: str, notes: Notes) -> dict[st
     return {key: value for key, value in schema.items() if key not in fillers}
 
 
-def _with_type(node: dict[str, Any], path: str, notes: Notes) -> dict[str, Any]:
+def _with_type(node: dict[str, Any], path: str, notes: Notes, default: str) -> dict[str, Any]:
     path, given = f"{path}.type", node.get("type")
-    if "type" not in node:
-        inferred = _inferred_type(node)
+    if not given:
+        inferred = default or _inferred_type(node)
         if inferred:
             notes.repaired(path, "no type", f'write "type": "{inferred}"')
             return {**node, "type": inferred}
         if not any(key in node for key in ("$ref", "anyOf", "oneOf", "allOf")):
             notes.left(path, "no type", "say which type the value has")
         return node
-    if given in JSON_TYPES if isinstance(given, str) else False:
+    if isinstance(given, str) and given in JSON_TYPES:
         return node
     fragment = _read_types(given if isinstance(given, list) else [given])
     if not fragment:
@@ -148,6 +155,9 @@ def _with_values_described(node: dict[str, Any], path: str, notes: Notes) -> dic
 
 def _object(node: dict[str, Any], path: str, notes: Notes, *, in_items: bool) -> dict[str, Any]:
     properties = node.get("properties")
+    if properties and not isinstance(properties, Mapping):
+        notes.left(f"{path}.properties", f"{kind(properties)} for properties", "map each property's name to its schema")
+        return node
     if not isinstance(properties, Mapping):
         if not in_items and set(node) - RESERVED_PROPERTY_NAMES - {"$defs", "definitions"}:
             notes.repaired(path, "an object without properties", 'write "properties": {}')
@@ -197,7 +207,7 @@ def _with_required(
 
 def _array(node: dict[str, Any], path: str, notes: Notes) -> dict[str, Any]:
     items, path = node.get("items"), f"{path}.items"
-    if isinstance(items, list) and items and all(item == items[0] for item in items):
+    if isinstance(items, list) and any(items) and all(item == items[0] for item in items) and items[0] is not True:
         notes.repaired(path, "a list of equal schemas", "write the schema once")
         items = items[0]
     if not items or items is True:
