@@ -6,10 +6,34 @@ from random import Random
 from typing import Any
 
 TEXTS = (
-    "", " ", "go", "  What's the weather in Tokyo?  ", "line one\nline two\n", "\tSão Paulo é 25°C", "日本語 🌍", "a,b:c", "{x}", "[1, 2]",
-    '"quoted" and \'single\'', "2", "2.0", "true", "None", "null", "<end_function_call>", "<start_function_call>call:f{}<end_function_call>",
-    "<end_of_turn>", "}<end_function_call>", "<esc", "escape>", "{{ not jinja }}", "{% raw %}", "\u2028\u00a0 trimmed \x1c", "\\n \\", "&lt;b&gt; <b>",
-)  # fmt: skip
+    "",
+    " ",
+    "go",
+    "  What's the weather in Tokyo?  ",
+    "line one\nline two\n",
+    "\tSão Paulo é 25°C",
+    "日本語 🌍",
+    "a,b:c",
+    "{x}",
+    "[1, 2]",
+    "\"quoted\" and 'single'",
+    "2",
+    "2.0",
+    "true",
+    "None",
+    "null",
+    "<end_function_call>",
+    "<start_function_call>call:f{}<end_function_call>",
+    "<end_of_turn>",
+    "}<end_function_call>",
+    "<esc",
+    "escape>",
+    "{{ not jinja }}",
+    "{% raw %}",
+    "\u2028\u00a0 trimmed \x1c",
+    "\\n \\",
+    "&lt;b&gt; <b>",
+)
 NAMES = ("get_weather", "spotify.play", "a-b", "f", "Set_Volume", "x1", "naïve", "Market Trends API")
 KEYS = (
     "city",
@@ -30,8 +54,17 @@ KEYS = (
 )
 NUMBERS = (0, 1, -1, 2, 10**30, -7, 0.0, -0.0, 2.0, 0.1, 1e20, 1e-07, 1.5e300, -99.5, True, False, None)
 DECORATIONS = {
-    "default": 3, "minimum": 0, "format": "date", "pattern": "^a", "title": "T", "nullable": True, "anyOf": [{"type": "null"}], "enum": [1, 2]
-}  # fmt: skip
+    "default": 3,
+    "minimum": 0,
+    "format": "date",
+    "pattern": "^a",
+    "title": "T",
+    "nullable": True,
+    "anyOf": [{"type": "null"}],
+    "enum": [1, 2],
+}
+
+PARTS = [{"type": "text", "text": "part one "}, {"type": "text", "text": " part two"}]
 
 
 def random_value(random: Random, depth: int = 0) -> Any:
@@ -135,8 +168,7 @@ def random_tool_messages(random: Random, calls: list[dict[str, Any]]) -> list[di
     messages = []
     for call in calls:
         content = random.choice(
-            [random.choice([text for text in TEXTS if text]), {"ok": True, **random_object(random)}]
-            + [[{"type": "text", "text": "part one "}, {"type": "text", "text": " part two"}]]
+            [random.choice([text for text in TEXTS if text]), {"ok": True, **random_object(random)}, PARTS]
         )
         by_name = {"role": "tool", "name": call["function"]["name"], "content": content}
         by_id = {"role": "tool", "tool_call_id": call["id"], "content": random.choice([content, "", None])}

@@ -47,6 +47,8 @@ NATIVE = [
     {"role": "assistant", "content": "Sunny."},
 ]
 
+PART = {"type": "text", "text": "x"}
+
 
 def answered(**fields: Any) -> str:
     """The response in a conversation whose tool message has `fields`."""
@@ -60,7 +62,7 @@ def answered(**fields: Any) -> str:
 
 
 def test_both_shapes_render_alike() -> None:
-    """Otherwise a dataset exported from OpenAI trains on ruined calls: arguments as raw text, responses without a name."""
+    """Otherwise a dataset exported from OpenAI trains on ruined calls: arguments as text, responses without a name."""
     assert render(OPENAI) == render(NATIVE) == render(from_openai(OPENAI))
 
 
@@ -75,11 +77,11 @@ def test_both_shapes_render_alike() -> None:
         ({"tool_call_id": "c1", "content": ""}, "{value:<escape><escape>}"),
         ({"tool_call_id": "c1", "content": None}, "{value:<escape><escape>}"),
         ({"tool_call_id": "c1", "content": {"a": True}}, "{a:true}"),
-        ({"tool_call_id": "c1", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]}, "{value:<escape>x\ny<escape>}"),
+        ({"tool_call_id": "c1", "content": [PART, {"type": "text", "text": "y"}]}, "{value:<escape>x\ny<escape>}"),
         ({"name": "f", "content": [{"type": "text", "text": "ok"}]}, "{value:<escape>ok<escape>}"),
         ({"content": {"name": "f", "response": {"a": None}}}, "{a:None}"),
     ],
-)  # fmt: skip
+)
 def test_every_shape_of_tool_message(fields: dict[str, Any], body: str) -> None:
     """Otherwise what a tool returned reaches the model garbled or not at all."""
     assert answered(**fields) == f"<start_function_response>response:f{body}<end_function_response>"

@@ -6,17 +6,35 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from strategies import calls, outputs
 
 from fgpipe.functiongemma import ParsedOutput, ToolCall, parse, parse_output, render_call
 from fgpipe.functiongemma.parse import OutputReader
+from strategies import calls, outputs
 
 NASTY = [
-    *("", " ", "2", "2.0", "true", "null", "None", "{}", "[1]", '"', "'", "\n", "a,b", "a:b", "}<end_function_call>", "<esc", "日本語"),
+    *(
+        "",
+        " ",
+        "2",
+        "2.0",
+        "true",
+        "null",
+        "None",
+        "{}",
+        "[1]",
+        '"',
+        "'",
+        "\n",
+        "a,b",
+        "a:b",
+        "}<end_function_call>",
+        "<esc",
+        "日本語",
+    ),
     "<start_function_call>call:g{}<end_function_call>",
     "<start_function_response>",
     "<end_of_turn>",
-]  # fmt: skip
+]
 VALUES = [
     2,
     2.0,
@@ -72,7 +90,7 @@ def test_every_kind_of_value_survives(value: Any) -> None:
 
 @given(calls(), calls())
 def test_parallel_calls_with_text_and_stops_around_them(first: ToolCall, second: ToolCall) -> None:
-    """Otherwise parallel calls are lost or merged, or the stop token an engine leaves in the text breaks the reading."""
+    """Otherwise parallel calls are lost or merged, or a stop token left in the text breaks the reading."""
     text = f"Let me see. {render_call(first)}{render_call(second)}"
     for stop in ("", "<start_function_response>", "<eos>", "<end_of_turn>\n", "<start_function_response><pad><pad>"):
         output = parse_output(text + stop)
@@ -126,10 +144,13 @@ def test_pieces_read_as_the_whole(text: str) -> None:
     [
         ("just prose<end_of_turn>", ParsedOutput([], "just prose", [])),
         ("<start_function_call>call:f{}<end_function_call>", ParsedOutput([ToolCall("f", {})], "", [])),
-        ("<start_function_call>call:f{a:null,b:None}<end_function_call>", ParsedOutput([ToolCall("f", {"a": None, "b": None})], "", [])),
+        (
+            "<start_function_call>call:f{a:null,b:None}<end_function_call>",
+            ParsedOutput([ToolCall("f", {"a": None, "b": None})], "", []),
+        ),
         ("done<end_of_turn>\n<start_function_call>call:f{}<end_function_call>", ParsedOutput([], "done", [])),
     ],
-)  # fmt: skip
+)
 def test_plain_answers(text: str, expected: ParsedOutput) -> None:
     """Otherwise prose, empty calls and both spellings of null are misread, or what follows the stop is obeyed."""
     assert parse_output(text) == expected
@@ -166,11 +187,37 @@ def test_unquoted_text_stays_text_and_is_reported(bare: str) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        *("", "f{}", "call:", "call:{}", "call: f{}", "call:f", "call:f{a}", "call:f{a:}", "call:f{a:1,}", "call:f{a:1 b:2}x", "call:f{a:1}}"),
-        *("call:f{a:[1,2}}", "call:f{a:{b:1]}", "call:f{a:<escape>x<escape>y}", "call:f{a:x<escape>y<escape>}", "call:f{a:1,a:2}", "call:f[1]"),
-        *("call:f{a:1", "call:f{a:x{y}}", "call:f{a:[,]}", "call:f{,}", "call:f{a:" + "[" * 1000, "call:f{a:{a:" * 1000),
+        *(
+            "",
+            "f{}",
+            "call:",
+            "call:{}",
+            "call: f{}",
+            "call:f",
+            "call:f{a}",
+            "call:f{a:}",
+            "call:f{a:1,}",
+            "call:f{a:1 b:2}x",
+            "call:f{a:1}}",
+        ),
+        *(
+            "call:f{a:[1,2}}",
+            "call:f{a:{b:1]}",
+            "call:f{a:<escape>x<escape>y}",
+            "call:f{a:x<escape>y<escape>}",
+            "call:f{a:1,a:2}",
+            "call:f[1]",
+        ),
+        *(
+            "call:f{a:1",
+            "call:f{a:x{y}}",
+            "call:f{a:[,]}",
+            "call:f{,}",
+            "call:f{a:" + "[" * 1000,
+            "call:f{a:{a:" * 1000,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_call_is_content_and_the_next_call_is_read(body: str) -> None:
     """Otherwise a broken call is guessed at, or swallows the sound call after it."""
     good = "<start_function_call>call:good{n:1}<end_function_call>"

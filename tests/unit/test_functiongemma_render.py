@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from conversations import random_case
 from hypothesis import given, settings
-from strategies import cases
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 import fgpipe.functiongemma
+from conversations import random_case
 from fgpipe.errors import FormatError
 from fgpipe.functiongemma import (
     Segment,
@@ -26,6 +26,7 @@ from fgpipe.functiongemma import (
     segments,
     tokens,
 )
+from strategies import cases
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "functiongemma"
 TEMPLATE = (Path(fgpipe.functiongemma.__file__).parent / "template.jinja").read_text(encoding="utf-8")
@@ -103,8 +104,13 @@ def vectors() -> dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | No
         *("dest", "people"),
     )
     trip = {
-        **{"dest": 'São "X" {1}', "people": 2, "budget": 99.5, "flex": True, "stops": ["A", "B"]},
-        **{"opts": {"cls": "eco", "bags": 1}, "note": None},
+        "dest": 'São "X" {1}',
+        "people": 2,
+        "budget": 99.5,
+        "flex": True,
+        "stops": ["A", "B"],
+        "opts": {"cls": "eco", "bags": 1},
+        "note": None,
     }
     both = {
         "role": "assistant",
@@ -207,7 +213,7 @@ def test_template_refuses_what_it_would_misread() -> None:
     template = _compile_jinja_template(TEMPLATE)
     image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
     for messages in ([image], [user("a"), {"role": "tool", "content": "x"}], [user("a"), calling("f", '{"a": 1}')]):
-        with pytest.raises(Exception, match="expected|got neither"):
+        with pytest.raises(Exception, match=r"expected|got neither"):
             template.render(messages=messages)
 
 
@@ -218,7 +224,7 @@ def test_segments_are_the_rendered_text() -> None:
         messages, tools, _ = random_case(random)
         found = segments(messages, tools)
         assert "".join(segment.text for segment in found) == render(messages, tools)
-        assert all(first.trained != second.trained for first, second in zip(found, found[1:], strict=False))
+        assert all(first.trained != second.trained for first, second in pairwise(found))
 
 
 def test_generating_from_every_prompt_gives_the_trained_text() -> None:
@@ -289,12 +295,10 @@ def test_no_developer_text_is_invented() -> None:
 def test_details_of_the_format() -> None:
     """Otherwise one of the template's smaller rules is lost: sorting, defaults, dropped keys, array items."""
     properties = {
-        **{
-            "b": {"type": "string"},
-            "C": {"type": "float", "enum": [1.5]},
-            "_z": {"type": "any", "description": None},
-            "A": {},
-        },
+        "b": {"type": "string"},
+        "C": {"type": "float", "enum": [1.5]},
+        "_z": {"type": "any", "description": None},
+        "A": {},
         "a2": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}, "maxItems": None}},
         "d": {"type": ["string", "null"]},
     }
@@ -313,6 +317,7 @@ def test_details_of_the_format() -> None:
 
 
 WEATHER = tool("f", "D", {"a": {"type": "string"}}, "a")
+PROPERTIES = "function.parameters.properties"
 ANSWERED = [user("u"), calling("f", {}), {"role": "tool", "name": "f", "content": "ok"}]
 
 
@@ -364,7 +369,11 @@ def with_schema(path: str, value: Any) -> list[dict[str, Any]]:
         ([*ANSWERED[:2], {"role": "tool", "name": "f", "content": ""}], None, "messages[2].content"),
         ([*ANSWERED[:2], {"role": "tool", "name": "f", "content": {}}], None, "messages[2].content"),
         ([*ANSWERED[:2], {"role": "tool", "name": "f", "content": [1]}], None, "messages[2].content[0]"),
-        ([*ANSWERED[:2], {"role": "tool", "content": {"name": "f", "response": "x"}}], None, "messages[2].content.response"),
+        (
+            [*ANSWERED[:2], {"role": "tool", "content": {"name": "f", "response": "x"}}],
+            None,
+            "messages[2].content.response",
+        ),
         ([*ANSWERED[:2], {"role": "tool", "name": "f", "content": {"a": "<escape>"}}], None, "messages[2].content.a"),
         ([user("u")], "f", "tools"),
         ([user("u")], ["f"], "tools[0]"),
@@ -373,25 +382,25 @@ def with_schema(path: str, value: Any) -> list[dict[str, Any]]:
         ([user("u")], with_schema("function.description", "a<escape>b"), "tools[0].function.description"),
         ([user("u")], with_schema("function.parameters", [1]), "tools[0].function.parameters"),
         ([user("u")], with_schema("function.parameters.type", None), "tools[0].function.parameters.type"),
-        ([user("u")], with_schema("function.parameters.properties", ["a"]), "tools[0].function.parameters.properties"),
+        ([user("u")], with_schema(PROPERTIES, ["a"]), f"tools[0].{PROPERTIES}"),
         ([user("u")], with_schema("function.parameters.required", True), "tools[0].function.parameters.required"),
-        ([user("u")], with_schema("function.parameters.properties.a", "str"), "tools[0].function.parameters.properties.a"),
+        ([user("u")], with_schema(f"{PROPERTIES}.a", "str"), f"tools[0].{PROPERTIES}.a"),
         *(
-            ([user("u")], with_schema(f"function.parameters.properties.{name}", {"type": "string"}), f"properties.{name}")
+            ([user("u")], with_schema(f"{PROPERTIES}.{name}", {"type": "string"}), f"properties.{name}")
             for name in ("type", "description", "properties", "required", "nullable")
         ),
         (
             [user("u")],
-            with_schema("function.parameters.properties.a", {"type": "object", "additionalProperties": {"type": "string"}}),
-            "tools[0].function.parameters.properties.a",
+            with_schema(f"{PROPERTIES}.a", {"type": "object", "additionalProperties": {"type": "string"}}),
+            f"tools[0].{PROPERTIES}.a",
         ),
         (
             [user("u")],
-            with_schema("function.parameters.properties.a", {"type": "array", "items": {"type": "object", "properties": {"type": {}}}}),
-            "tools[0].function.parameters.properties.a.items.properties.type",
+            with_schema(f"{PROPERTIES}.a", {"type": "array", "items": {"properties": {"type": {}}}}),
+            f"tools[0].{PROPERTIES}.a.items.properties.type",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_the_format_cannot_say_is_refused_by_path(messages: Any, tools: Any, path: str) -> None:
     """Otherwise a property vanishes, a turn is glued to another or a value changes, and nobody is told where."""
     with pytest.raises(FormatError) as caught:

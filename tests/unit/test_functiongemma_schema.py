@@ -8,17 +8,44 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import tools as declarable_tools
 
 from fgpipe.errors import FormatError
 from fgpipe.functiongemma import render_declaration
 from fgpipe.functiongemma.schema import lint, normalise
+from strategies import tools as declarable_tools
 
 TYPE_NAMES = [
-    *("string", "STRING", "str", "int", "float", "bool", "dict", "list", "tuple", "any", "None", "null", "what", "", "str, optional"),
-    *("List[int]", "Optional[int]", "Dict[str, List[int]]", "int | None", "Union[int, str]", "Tuple[int, ...]", "Literal['a', 'b']", "List["),
-]  # fmt: skip
+    *(
+        "string",
+        "STRING",
+        "str",
+        "int",
+        "float",
+        "bool",
+        "dict",
+        "list",
+        "tuple",
+        "any",
+        "None",
+        "null",
+        "what",
+        "",
+        "str, optional",
+    ),
+    *(
+        "List[int]",
+        "Optional[int]",
+        "Dict[str, List[int]]",
+        "int | None",
+        "Union[int, str]",
+        "Tuple[int, ...]",
+        "Literal['a', 'b']",
+        "List[",
+    ),
+]
 PATH = "tools[0].function.parameters"
+AT = f"{PATH}.properties.a"
+SELF = {"properties": {"n": {"$ref": "#/$defs/n"}}}
 
 
 def tool(properties: Any, **fields: Any) -> dict[str, Any]:
@@ -38,23 +65,8 @@ def messy_schemas() -> st.SearchStrategy[Any]:
     scalars = st.one_of(
         st.none(), st.booleans(), st.integers(-2, 2), st.sampled_from([*TYPE_NAMES, "#/$defs/a", "#/properties/a", "#"])
     )
-    names = st.sampled_from(
-        [
-            "type",
-            "properties",
-            "required",
-            "items",
-            "enum",
-            "const",
-            "anyOf",
-            "oneOf",
-            "allOf",
-            "$ref",
-            "$defs",
-            "default",
-        ]
-        + ["description", "nullable", "additionalProperties", "title", "minimum", "a", "b", "a:b"]
-    )
+    words = "type properties required items enum const anyOf oneOf allOf $ref $defs default description nullable"
+    names = st.sampled_from([*words.split(), "additionalProperties", "title", "minimum", "a", "b", "a:b"])
     return st.recursive(
         scalars,
         lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=5)),
@@ -107,7 +119,10 @@ def test_what_cannot_be_declared_was_reported(parameters: Any) -> None:
         ({"type": "typing.Optional[bool]"}, {"type": "boolean", "nullable": True}),
         ({"type": ["string", "null"]}, {"type": "string", "nullable": True}),
         ({"type": ["integer", "number"]}, {"type": "number"}),
-        ({"anyOf": [{"type": "integer"}, {"type": "null"}], "description": "d"}, {"type": "integer", "nullable": True, "description": "d"}),
+        (
+            {"anyOf": [{"type": "integer"}, {"type": "null"}], "description": "d"},
+            {"type": "integer", "nullable": True, "description": "d"},
+        ),
         ({"allOf": [{"type": "string"}]}, {"type": "string"}),
         ({"properties": {"a": {"type": "int"}}}, {"type": "object", "properties": {"a": {"type": "integer"}}}),
         ({"items": {"type": "string"}}, {"type": "array", "items": {"type": "string"}}),
@@ -116,13 +131,19 @@ def test_what_cannot_be_declared_was_reported(parameters: Any) -> None:
         ({"type": "string", "enum": ["a", 1, 2.5, True]}, {"type": "string", "enum": ["a", "1", "2.5", "true"]}),
         ({"type": "string", "enum": ["a", None]}, {"type": "string", "enum": ["a"], "nullable": True}),
         ({"type": "integer", "enum": [1, 2]}, {"type": "integer", "enum": [1, 2], "description": "One of: 1, 2."}),
-        ({"type": "int", "enum": ["1", "2"], "description": "N."}, {"type": "integer", "enum": [1, 2], "description": "N. One of: 1, 2."}),
+        (
+            {"type": "int", "enum": ["1", "2"], "description": "N."},
+            {"type": "integer", "enum": [1, 2], "description": "N. One of: 1, 2."},
+        ),
         ({"type": "boolean", "enum": [True, False]}, {"type": "boolean", "enum": [True, False]}),
-        ({"type": "object", "additionalProperties": {}}, {"type": "object", "additionalProperties": {}, "properties": {}}),
+        (
+            {"type": "object", "additionalProperties": {}},
+            {"type": "object", "additionalProperties": {}, "properties": {}},
+        ),
         ({"type": "string", "description": None, "enum": None, "default": None}, {"type": "string", "default": None}),
         ("int", {"type": "integer"}),
     ],
-)  # fmt: skip
+)
 def test_what_is_mended(given_schema: Any, expected: dict[str, Any]) -> None:
     """Otherwise the model is shown `STR`, `['STRING', 'NULL']` or no type at all instead of what was meant."""
     assert normalised(given_schema) == expected
@@ -133,24 +154,35 @@ def test_what_is_mended(given_schema: Any, expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("given_tool", "path", "word"),
     [
-        *((tool({name: {"type": "string"}}), f"{PATH}.properties.{name}", name) for name in ("type", "description", "properties", "nullable")),
-        (tool({"a": {"type": "object", "properties": {"required": {"type": "string"}}}}), f"{PATH}.properties.a.properties.required", "required"),
+        *(
+            (tool({name: {"type": "string"}}), f"{PATH}.properties.{name}", name)
+            for name in ("type", "description", "properties", "nullable")
+        ),
+        (
+            tool({"a": {"type": "object", "properties": {"required": {"type": "string"}}}}),
+            f"{AT}.properties.required",
+            "required",
+        ),
         (tool({"a:b": {"type": "string"}}), f"{PATH}.properties.a:b", "read back"),
-        (tool({"a": {"type": ["string", "integer"]}}), f"{PATH}.properties.a.type", "string"),
-        (tool({"a": {"type": "whatever"}}), f"{PATH}.properties.a.type", "whatever"),
-        (tool({"a": {"description": "d"}}), f"{PATH}.properties.a.type", "no type"),
-        (tool({"a": {"type": "array"}}), f"{PATH}.properties.a.items", "elements"),
-        (tool({"a": {"anyOf": [{"type": "string", "format": "date"}, {"type": "integer"}]}}), f"{PATH}.properties.a.anyOf", "alternatives"),
-        (tool({"a": {"$ref": "#/$defs/gone"}}), f"{PATH}.properties.a.$ref", "gone"),
-        (tool({"a": {"$ref": "#/$defs/n"}}, **{"$defs": {"n": {"properties": {"n": {"$ref": "#/$defs/n"}}}}}), f"{PATH}.properties.a.$ref", "itself"),
-        (tool({"a": {"type": "string", "minLength": 1, "format": "date"}}), f"{PATH}.properties.a", "minLength, format"),
-        (tool({"a": {"type": "string", "nullable": True}}), f"{PATH}.properties.a", "nullable"),
-        (tool({"a": {"type": "integer", "enum": ["x"]}}), f"{PATH}.properties.a.enum", "integer"),
+        (tool({"a": {"type": ["string", "integer"]}}), f"{AT}.type", "string"),
+        (tool({"a": {"type": "whatever"}}), f"{AT}.type", "whatever"),
+        (tool({"a": {"description": "d"}}), f"{AT}.type", "no type"),
+        (tool({"a": {"type": "array"}}), f"{AT}.items", "elements"),
+        (
+            tool({"a": {"anyOf": [{"type": "string", "format": "date"}, {"type": "integer"}]}}),
+            f"{AT}.anyOf",
+            "alternatives",
+        ),
+        (tool({"a": {"$ref": "#/$defs/gone"}}), f"{AT}.$ref", "gone"),
+        (tool({"a": {"$ref": "#/$defs/n"}}, **{"$defs": {"n": SELF}}), f"{AT}.$ref", "itself"),
+        (tool({"a": {"type": "string", "minLength": 1, "format": "date"}}), AT, "minLength, format"),
+        (tool({"a": {"type": "string", "nullable": True}}), AT, "nullable"),
+        (tool({"a": {"type": "integer", "enum": ["x"]}}), f"{AT}.enum", "integer"),
         (tool({"a": {"type": "string"}}, required=["b"]), f"{PATH}.required", "b"),
-        (tool({"a": 5}), f"{PATH}.properties.a", "integer"),
+        (tool({"a": 5}), AT, "integer"),
         ({"function": {"name": ""}}, "tools[0].function.name", "empty"),
     ],
-)  # fmt: skip
+)
 def test_what_is_reported(given_tool: dict[str, Any], path: str, word: str) -> None:
     """Otherwise something the format drops or garbles goes unsaid, or is said without its place."""
     reported = [issue for issue in lint([given_tool]) if issue.path == path and not issue.repaired]
