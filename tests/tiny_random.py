@@ -1,4 +1,4 @@
-"""A random Gemma 3 of a few thousand weights with a byte-level tokenizer: it can exercise every stage, and knows nothing.
+"""A random Gemma 3 of a few thousand weights with a byte-level tokenizer: it exercises every stage, and knows nothing.
 
 Special tokens stand at FunctionGemma's ids, so masks, stops and prompts behave as with the real model.
 """

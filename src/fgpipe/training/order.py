@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass
 from functools import cached_property
 
-WINDOW_STEPS = 8
-"""Steps whose rows are sorted by length together. On rows of 60 to 400 tokens 8 leaves 3 % padding where random batches
-of 16 have 30 %; wider windows gain nothing more and mix the rows less."""
+WINDOW_STEPS = 16
+"""Steps whose rows are sorted by length together. With 16 rows a step the shipped tasks have 2 to 5 % padding this way
+and 30 to 65 % in random batches; a wider window gains little more and mixes the rows less."""
 
 
 @dataclass(frozen=True)

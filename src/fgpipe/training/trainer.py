@@ -42,9 +42,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         """Mean over the labelled tokens of the whole optimizer step, however it is cut into batches."""
         base = self.model.get_base_model()
         with self.accelerator.autocast():
-            hidden = base.base_model(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-            ).last_hidden_state
+            # No attention mask: rows are padded on the right, where causal attention never looks from a real token.
+            hidden = base.base_model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
         loss = completion_loss(hidden, base.get_output_embeddings().weight, inputs["labels"]) / num_items_in_batch
         self._step_loss += loss.detach()
         return loss
@@ -98,25 +97,23 @@ class OrderedSampler(torch.utils.data.Sampler):  # type: ignore[misc]
 
 
 class Collator:
-    """Rows to tensors, padded on the right to the longest of the batch; adds no token."""
+    """Rows to tensors, padded on the right (the loss relies on it) to the longest of the batch; adds no token."""
 
     def __init__(self, *, pad_id: int, multiple: int = 1) -> None:
         self._pad_id = pad_id
         self._multiple = multiple
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `labels` and `attention_mask`, each (rows, time)."""
+        """`input_ids` and `labels`, each (rows, time)."""
         longest = max(len(row["input_ids"]) for row in rows)
         time = -(-longest // self._multiple) * self._multiple
         input_ids = torch.full((len(rows), time), self._pad_id)
         labels = torch.full((len(rows), time), IGNORED)
-        attention_mask = torch.zeros((len(rows), time), dtype=torch.long)
         for place, row in enumerate(rows):
             length = len(row["input_ids"])
             input_ids[place, :length] = torch.as_tensor(row["input_ids"])
             labels[place, :length] = torch.as_tensor(row["labels"])
-            attention_mask[place, :length] = 1
-        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
+        return {"input_ids": input_ids, "labels": labels}
 
 
 def save_adapter(model: Any, folder: Path, *, base_id: str, revision: str | None) -> None:

@@ -133,7 +133,7 @@ def fit(
         say(f"train: resuming from step {resume.name.partition('-')[2]} of {todo.steps}")
     bar = Progress()
     metrics = Metrics(order, checkpoints.folder / "metrics.jsonl")
-    with quiet(), contextlib.closing(bar):
+    with quiet(), base.fast_float32(), contextlib.closing(bar):
         trainer = build_trainer(columns, order, todo, model, lora, config, seed=seed, folder=checkpoints.folder)
         for callback in (metrics, bar, MarkCheckpoints(checkpoints)):
             trainer.add_callback(callback)
@@ -175,7 +175,7 @@ def build_trainer(
     tokenizer = base.load_tokenizer(model)
     collator = Collator(pad_id=tokenizer.pad_token_id, multiple=GPU_PADDING_MULTIPLE if todo.device == "cuda" else 1)
     trainer = AdapterTrainer(
-        model=base.load_model(model, training=True),
+        model=base.load_model(model, training=True, attention=todo.attention),
         args=trainer_arguments(config, todo, seed=seed, folder=folder),
         train_dataset=Dataset.from_dict({"input_ids": columns["input_ids"], "labels": labels}),
         data_collator=collator,
