@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -302,8 +303,9 @@ def _current(
         if found is not None:
             return found
     say(f"{kind.stage} …")
+    start = time.monotonic()
     made = make(out)
-    say(f"{kind.stage}: {made.manifest['seconds']:.1f} s, {out}")
+    say(f"{kind.stage}: {time.monotonic() - start:.1f} s, {out}")
     return made
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 
 def console() -> Console:
@@ -25,7 +25,7 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def bar(description: str, total: float) -> Iterator[tuple[Progress, int]]:
+def bar(description: str, total: float) -> Iterator[tuple[Progress, TaskID]]:
     """A progress bar with count, share, elapsed and remaining time; yields rich's Progress and the task's id.
 
     `progress.update(task, advance=1, note="loss 0.31")` moves it. Without a terminal it prints nothing.
@@ -48,5 +48,6 @@ def bar(description: str, total: float) -> Iterator[tuple[Progress, int]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console()) as progress:
+    where = console()
+    with Progress(*columns, console=where, disable=not where.is_terminal) as progress:
         yield progress, progress.add_task(description, total=total, note="")
