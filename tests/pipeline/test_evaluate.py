@@ -173,6 +173,7 @@ def test_report_shows_figures_and_literal_answers() -> None:
     assert "[bold]studio[/bold]" in text
     assert "[red]x[/red]" in text
     assert "execution_accuracy" not in text
+    assert "2 | 12 refusals" in text or "12 | 2 refusals" in text
     never_declines = shown(card({}, dict.fromkeys(range(12), wrong)))
     assert next(line for line in never_declines.splitlines() if "no_call_precision" in line).count("n/a") == 1
 

@@ -154,7 +154,7 @@ def test_no_prompts_give_no_answers(engine: HfEngine) -> None:
 
 
 def test_adapter_that_does_not_fit_is_refused(model: ModelConfig, adapter: Path, tmp_path: Path) -> None:
-    """PEFT only warns about missing tensors, and would score a half-trained adapter."""
+    """PEFT only warns of missing tensors and is silent about surplus ones: half an adapter would be scored."""
     from safetensors.torch import load_file, save_file
 
     with pytest.raises(EvaluationError, match=r"adapter_config\.json"), HfEngine(model, tmp_path):
@@ -165,6 +165,10 @@ def test_adapter_that_does_not_fit_is_refused(model: ModelConfig, adapter: Path,
     weights = load_file(adapter / "adapter_model.safetensors")
     partial = {name: tensor for name, tensor in weights.items() if "layers.0." in name}
     save_file(partial, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(EvaluationError, match="do not fit"), HfEngine(model, tmp_path):
+        pass
+    deeper = {name.replace("layers.0.", "layers.7."): tensor.clone() for name, tensor in partial.items()}
+    save_file({**weights, **deeper}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(EvaluationError, match="do not fit"), HfEngine(model, tmp_path):
         pass
     save_file(

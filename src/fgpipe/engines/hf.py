@@ -145,7 +145,8 @@ class BaseView:
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
     """`model` wrapped by PEFT with the LoRA weights in the folder `adapter`."""
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
 
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         # Asked first: PEFT would look for a missing file on the hub, or read a pickle instead.
@@ -155,14 +156,24 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
             )
     try:
         with warnings.catch_warnings():
-            # PEFT only warns when tensors are missing, and would leave those layers untrained.
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            return PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, UserWarning) as error:
-        raise EvaluationError(
-            f"{adapter}: got weights that do not fit the base ({_first_line(error)})",
-            hint="python -m fgpipe validate … tells which rule is broken",
-        ) from error
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise _unfit(adapter, _first_line(error)) from error
+    # PEFT passes over tensors that have no place, and only warns of layers that get none.
+    wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        astray = sorted(wanted ^ set(file.keys()))
+    if astray:
+        raise _unfit(adapter, f"{len(astray)} tensors missing or without a layer, such as {astray[0]}")
+    return wrapped
+
+
+def _unfit(adapter: Path, reason: str) -> EvaluationError:
+    return EvaluationError(
+        f"{adapter}: got weights that do not fit the base ({reason})",
+        hint="python -m fgpipe validate … tells which rule is broken",
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -29,6 +29,9 @@ GROUPS: Mapping[str, str] = {
 MANY_GROUPS = 12
 """A table shows no more groups than this; the scorecard on disk has them all."""
 
+SHOWN_CHARACTERS = 400
+"""Longest answer shown; models that miss their stop go on and on."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -56,7 +59,7 @@ def scorecard(
         "cut_at_limit": {model: sum(_is_cut(one) for one in judged) for model, judged in answers.items()},
         **groups,
         "worst": worst(base, adapter, config.worst_examples),
-        "metrics": dict(METRICS),
+        "metrics": {name: {"of": metric.of, "meaning": metric.meaning} for name, metric in METRICS.items()},
     }
 
 
@@ -158,29 +161,31 @@ _GROUPERS: Mapping[str, Callable[[Point], Iterable[str]]] = {
 
 def _main_table(scores: Mapping[str, Any]) -> Table:
     percent = round(100 * scores["confidence"], 1)
-    table = _table(f"{scores['rows']} held-out rows, {percent:g} % intervals", "score")
-    for name, meaning in METRICS.items():
+    table = _table("score", title=f"{scores['rows']} held-out rows, {percent:g} % intervals")
+    for name, metric in METRICS.items():
         figures = [scores[model].get(name) or Share(0, 0).plain(0.5) for model in MODELS]
         if any(figure["n"] for figure in figures):
             style = "bold" if name == scores["headline"] else None
-            table.add_row(name, *map(shown_share, figures), _counts(figures), meaning, style=style)
+            table.add_row(name, *map(shown_share, figures), f"{_counts(figures)} {metric.of}", style=style)
     return table
 
 
 def _group_table(title: str, groups: Mapping[str, Any]) -> Table:
     """The headline by group; of many groups those where the adapter does worst."""
-    table = _table(None, title, meaning=False)
+    table = _table(title)
     worst_first = sorted(groups.items(), key=lambda item: item[1]["adapter"]["value"] or 0.0)
     kept = {name for name, _ in worst_first[:MANY_GROUPS]}
     for name, models in groups.items():
         if name in kept:
-            table.add_row(name, *(shown_share(models[model]) for model in MODELS), _counts(list(models.values())))
+            table.add_row(
+                name, *(shown_share(models[model]) for model in MODELS), f"{_counts(list(models.values()))} rows"
+            )
     if len(groups) > MANY_GROUPS:
         table.caption = f"the {MANY_GROUPS} worst of {len(groups)}"
     return table
 
 
-def _table(title: str | None, first: str, *, meaning: bool = True) -> Table:
+def _table(first: str, *, title: str | None = None) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -188,9 +193,7 @@ def _table(title: str | None, first: str, *, meaning: bool = True) -> Table:
     table.add_column(first, no_wrap=True)
     for model in MODELS:
         table.add_column(model, justify="right", no_wrap=True)
-    table.add_column("n", justify="right", no_wrap=True)
-    if meaning:
-        table.add_column("share of", style="dim")
+    table.add_column("of")
     return table
 
 
@@ -219,6 +222,10 @@ def _difference_line(scores: Mapping[str, Any]) -> str:
     )
 
 
+def _cropped(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} … (predictions.jsonl has it all)"
+
+
 def _worst_lines(examples: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     from rich.padding import Padding
     from rich.text import Text
@@ -229,5 +236,5 @@ def _worst_lines(examples: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
         lines += ["", Text(f"wrong: {example['question']}{regression}", style="bold")]
         # Text, not markup: answers hold brackets.
         for label in ("expected", "got", "why"):
-            lines.append(Padding(Text(f"{label:<9}{example[label]}"), (0, 0, 0, 2)))
+            lines.append(Padding(Text(f"{label:<9}{_cropped(str(example[label]))}"), (0, 0, 0, 2)))
     return lines

@@ -11,18 +11,27 @@ from fgpipe.errors import EvaluationError
 from fgpipe.evaluation import comparison, queries
 from fgpipe.functiongemma import ParsedOutput, ToolCall, parse_output, tokens
 
-METRICS: Mapping[str, str] = {
-    "parse_rate": "well-formed answers, of all rows",
-    "function_name": "the right functions, as often as expected, of rows that expect calls",
-    "required_arguments": "no required argument missing, of answers with the right functions",
-    "exact_match": "all calls equal, typed and in any order, none where none is expected, of all rows",
-    "lenient_match": "the same without case, spaces and punctuation of strings, of all rows",
-    "mobile_actions_match": "Google's Mobile Actions rule: in order, string arguments only, of rows that expect calls",
-    "no_call_precision": "no call was expected, of answers without a call",
-    "no_call_recall": "no call was made, of rows that expect none",
-    "execution_accuracy": "queries give the expected results, no call where none is expected, of all rows",
+
+@dataclass(frozen=True)
+class Metric:
+    """A score: the rows or answers it is a share of, and what it says of them."""
+
+    of: str
+    meaning: str
+
+
+METRICS: Mapping[str, Metric] = {
+    "parse_rate": Metric("all rows", "every call is readable, and text is free of the format's own tokens"),
+    "function_name": Metric("call rows", "the right functions are called, each as often as expected"),
+    "required_arguments": Metric("right names", "no required argument is missing; of answers with the right functions"),
+    "exact_match": Metric("all rows", "all calls equal, with types, in any order; no call where none is right"),
+    "lenient_match": Metric("all rows", "the same, without case, spaces and punctuation of strings"),
+    "mobile_actions_match": Metric("call rows", "Google's Mobile Actions rule: same order, only strings compared"),
+    "no_call_precision": Metric("refusals", "no call was right; of answers without a call"),
+    "no_call_recall": Metric("no-call rows", "no call is made; of rows where none is right"),
+    "execution_accuracy": Metric("all rows", "every query gives the expected result; no call where none is right"),
 }
-"""Every score and what it is a share of, in the order they are shown."""
+"""Every score, in the order they are shown."""
 
 QUERY_ARGUMENT = "query"
 """The argument that scorer `sqlite` executes."""
