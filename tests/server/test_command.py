@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fgpipe.engines.http import ask
-from tiny_server import chat_tools, free_port
+from fgpipe import functiongemma
+from fgpipe.compose import compose
+from fgpipe.engines.hf import HfEngine
+from fgpipe.engines.http import Answer, ask
+from tiny_server import free_port, gone
 
 pytestmark = pytest.mark.server
 
-QUESTION = [
-    {"role": "developer", "content": "You are a model that can do function calling with the following functions"},
-    {"role": "user", "content": "Set the volume to 7"},
+TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "set_volume",
+            "description": "Sets the volume of a speaker",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "room": {"type": "string", "description": "Room of the speaker"},
+                    "level": {"type": "integer", "description": "Volume, 0 to 10"},
+                },
+                "required": ["room", "level"],
+            },
+        },
+    }
+]
+
+CONVERSATIONS: list[list[dict[str, Any]]] = [
+    [
+        {"role": "developer", "content": functiongemma.tokens.TRIGGER_SENTENCE},
+        {"role": "user", "content": question},
+    ]
+    for question in ("Set the volume in the kitchen to 7", "Please set the bedroom volume to 3", "Hello there")
 ]
 
 
-def test_serve_answers_with_calls_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
+def test_serve_answers_as_transformers_does_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     """The first thing a new user tries would fail without an adapter, or leave engines behind that hold the memory."""
     port = free_port()
     words = ["serve", "model=tiny", f"server.port={port}", f"paths.adapters={tmp_path / 'missing'}"]
@@ -34,8 +58,11 @@ def test_serve_answers_with_calls_and_ctrl_c_leaves_no_process(tmp_path: Path) -
         try:
             assert process.stdout is not None
             assert process.stdout.readline().split() == ["ready:", f"http://127.0.0.1:{port}/v1"]
-            engines = _descendants(process.pid)
-            answer = ask(f"http://127.0.0.1:{port}", model="fgpipe/tiny", messages=QUESTION, tools=chat_tools()[:1])
+            processes = descendants(process.pid)
+            answers = [
+                ask(f"http://127.0.0.1:{port}", model="fgpipe/tiny", messages=messages, tools=TOOLS)
+                for messages in CONVERSATIONS
+            ]
             process.send_signal(signal.SIGINT)
             output = process.stdout.read()
             process.wait(timeout=60)
@@ -46,13 +73,30 @@ def test_serve_answers_with_calls_and_ctrl_c_leaves_no_process(tmp_path: Path) -
     assert process.returncode == 130, log
     assert "adapters: none yet" in output
     assert "Traceback" not in log
-    assert engines
-    assert not [pid for pid in engines if _alive(pid)]
-    assert [call["name"] for call in answer.calls] == ["audio.set-volume"]
-    assert answer.calls[0]["arguments"]["level"] == 7
+    assert processes
+    assert all(gone(pid) for pid in processes)
+    assert answers == expected_answers()
+    assert any(answer.calls for answer in answers)
 
 
-def _descendants(pid: int) -> list[int]:
+def expected_answers() -> list[Answer]:
+    """What the tiny model says through transformers."""
+    tiny = compose(["model=tiny"]).model
+    prompts = [functiongemma.render(messages, TOOLS, add_generation_prompt=True) for messages in CONVERSATIONS]
+    with HfEngine(tiny) as engine:
+        outputs = [functiongemma.parse_output(made.text) for made in engine.generate(prompts, max_new_tokens=256)]
+    return [
+        Answer(
+            content=output.content,
+            calls=[{"name": call.name, "arguments": call.arguments} for call in output.calls],
+            finish_reason="tool_calls" if output.calls else "stop",
+        )
+        for output in outputs
+    ]
+
+
+def descendants(pid: int) -> list[int]:
+    """Ids of the processes that `pid` started, and that these started."""
     parents = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -65,11 +109,3 @@ def _descendants(pid: int) -> list[int]:
         frontier = [child for child, parent in parents.items() if parent in frontier]
         found += frontier
     return found
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -116,13 +116,19 @@ def test_refresh_under_load_fails_no_request(served: Served) -> None:
     """Every publish would cost the requests that happen to arrive while the name changes hands."""
     served.publish("busy", 6)
     served.publish("busy", 7)
-    allowed = [served.expected(served.make(seed), PROMPTS[1], tokens=4) for seed in (6, 7)]
-    with ThreadPoolExecutor(8) as pool:
-        jobs = [pool.submit(served.answer, "busy", PROMPTS[1], tokens=4) for _ in range(96)]
-        for version in ("v0001", "v0002") * 4:
+    chat = client(served.server.base_url).chat.completions
+    messages: Any = [{"role": "user", "content": "words " * 100}]  # long enough to spend time between vLLM's two looks
+
+    def say(name: str) -> str | None:
+        return chat.create(model=name, messages=messages, max_tokens=2).choices[0].message.content
+
+    allowed = {say("busy@v0001"), say("busy@v0002")}
+    with ThreadPoolExecutor(16) as pool:
+        jobs = [pool.submit(say, "busy") for _ in range(160)]
+        for version in ("v0001", "v0002") * 8:
             served.point("busy", version)
             live.refresh(served.server.base_url, "busy", expect=version)
-        assert all(job.result() in allowed for job in jobs)
+        assert {job.result() for job in jobs} <= allowed
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(served: Served) -> None:

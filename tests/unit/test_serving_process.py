@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import tiny_random
 from fgpipe.config import ModelConfig, ServerConfig
 from fgpipe.errors import ModelError, ServeError
 from fgpipe.serving import VllmServer, api, faults, foreground, live, process
-from tiny_server import free_port
+from tiny_server import free_port, gone
 
 VLLM_TRACEBACK = """\
 (EngineCore pid=7) ERROR 11-21 01:30:00 [core.py:1101] EngineCore failed to start.
@@ -61,19 +60,6 @@ def server(model: ModelConfig, folder: Path, script: str, **settings: object) ->
 
 def grandchild(log: Path) -> int:
     return int(log.read_text().split("grandchild")[1].split()[0])
-
-
-def gone(pid: int) -> bool:
-    """Whether `pid` ended; waits a moment for init to bury it."""
-    for _ in range(100):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-            os.kill(pid, 0)
-        except (ProcessLookupError, FileNotFoundError):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_leaving_the_block_ends_the_server_and_what_it_started(model: ModelConfig, tmp_path: Path) -> None:
