@@ -108,6 +108,7 @@ def test_call_cut_anywhere_is_neither_call_nor_refusal(keep: int) -> None:
         assert judgement.outcomes["parse_rate"] is False
         assert judgement.outcomes["execution_accuracy"] is False
         assert "no_call_precision" not in judgement.outcomes
+        assert ("no call is right" in judgement.fault) is (expected["expected_calls"] == [])
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,17 @@ def test_paired_interval_gives_newcombes_published_example() -> None:
     assert paired_interval(difference, 0.95) == pytest.approx((0.0569, 0.3404), abs=5e-5)
 
 
+def test_paired_interval_allows_for_answers_that_go_together() -> None:
+    """Base and adapter mostly agree: phi, less the continuity correction of n/2, narrows the interval by just so much."""
+    both, gained, lost, neither = 20, 2, 1, 27
+    low, high = paired_interval(Difference(gained, lost, both, neither), 0.95)
+    phi = (both * neither - gained * lost - 25) / sqrt(22 * 28 * 21 * 29)
+    (low2, high2), (low1, high1) = wilson(22, 50, 0.95), wilson(21, 50, 0.95)
+    down, down_other, up, up_other = 0.44 - low2, high1 - 0.42, high2 - 0.44, 0.42 - low1
+    assert 0.02 - low == pytest.approx(sqrt(down**2 - 2 * phi * down * down_other + down_other**2))
+    assert high - 0.02 == pytest.approx(sqrt(up**2 - 2 * phi * up * up_other + up_other**2))
+
+
 @given(st.tuples(*[st.integers(0, 40)] * 4).filter(any))
 def test_paired_interval_holds_the_value_and_turns_over_with_the_models(counts: tuple[int, int, int, int]) -> None:
     """Swapping base and adapter must only change the sign."""
