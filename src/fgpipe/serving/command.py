@@ -43,6 +43,16 @@ def installed_build() -> Build:
     )
 
 
+def installed_version() -> str:
+    """Version of the vLLM in this environment.
+
+    Raises:
+        ServeError: it has none.
+    """
+    build = installed_build()
+    return metadata.version(next(name for name, brought in DISTRIBUTIONS.items() if brought == build))
+
+
 def plugin_installed() -> bool:
     """Whether vLLM in this environment will find our plugin; it needs fgpipe installed, not merely on the path."""
     return any(point.name == NAME for point in metadata.entry_points(group="vllm.general_plugins"))
@@ -82,7 +92,7 @@ def server_environment(server: ServerConfig, *, adapters: Path, build: Build, pl
     """Variables to set for `serve_command`, on top of the environment that is there."""
     variables = {
         ADAPTERS_VARIABLE: str(adapters.absolute()),
-        # Unset, vLLM would also load plugins that other packages left in the environment.
+        # Unset, vLLM would load every plugin of the environment, its own resolvers included: they read any path.
         "VLLM_PLUGINS": NAME if plugin else "",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if plugin else "0",
         "VLLM_NO_USAGE_STATS": "1",

@@ -26,7 +26,7 @@ HINTS = (
     ("Available memory", "give vLLM less: server.cpu_kv_cache_gib (CPU), server.gpu_memory_utilization (GPU)"),
     ("max_model_len", "the model is made for shorter texts: lower server.max_model_len_tokens"),
     (
-        "invalid tool call parser",
+        "has not been registered",
         "vLLM does not see fgpipe's plugin: install fgpipe in vLLM's environment (pip install --no-deps)",
     ),
     ("gated repo", "accept the licence on the model's page and set HF_TOKEN, or model=tiny"),
@@ -61,13 +61,19 @@ def root_cause(lines: list[str]) -> str:
 
 
 def last_line(log: Path) -> str:
-    """The newest message in the log, for progress lines."""
-    lines = messages(log)
-    return lines[-1][:100] if lines else "starting Python"
+    """The newest thing vLLM said it is doing, for progress lines; whatever came last if it said nothing yet."""
+    lines = _tail(log)
+    said = [line for line in lines if "INFO" in line] or lines
+    return _PREFIX.sub("", said[-1])[:100] if said else "starting Python"
 
 
 def messages(log: Path) -> list[str]:
     """The non-empty lines at the end of the log, without vLLM's prefixes."""
+    found = (_PREFIX.sub("", line).strip() for line in _tail(log))
+    return [line for line in found if line]
+
+
+def _tail(log: Path) -> list[str]:
     try:
         with open(log, "rb") as handle:
             handle.seek(0, 2)
@@ -75,5 +81,4 @@ def messages(log: Path) -> list[str]:
             text = handle.read().decode(errors="replace")
     except FileNotFoundError:
         return []
-    found = (_PREFIX.sub("", line).strip() for line in text.splitlines())
-    return [line for line in found if line]
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from fgpipe.config import ModelConfig, ServerConfig
 from fgpipe.progress import say
-from fgpipe.serving.command import installed_build, plugin_installed, published, serve_command, server_environment
+from fgpipe.serving.command import (
+    installed_build,
+    installed_version,
+    plugin_installed,
+    published,
+    serve_command,
+    server_environment,
+)
 from fgpipe.serving.process import VllmServer
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -28,6 +35,8 @@ def serve(model: ModelConfig, server: ServerConfig, *, adapters: Path, print_onl
     if print_only:
         print(shell_line(model, server, adapters=adapters))
         return
+    if (version := installed_version().partition("+")[0]) != server.vllm_version:
+        say(f"warning: vLLM {version} is installed, but what it accepts was checked for {server.vllm_version}")
     if server.host not in LOOPBACK:
         say(f"warning: {server.host} is reachable from other machines; who reaches it may load and unload adapters")
     with VllmServer(model, server, adapters=adapters) as running:

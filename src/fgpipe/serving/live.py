@@ -43,7 +43,7 @@ def refresh(base_url: str, name: str, *, expect: str | None = None, base: str | 
     if expect is not None and version != expect:
         raise ServeError(
             f"{base_url}: {name} is answered by {version}, expected {expect}",
-            hint="the server may read another adapters folder: its FGPIPE_ADAPTERS, or paths.adapters here",
+            hint="it may read another adapters folder (its FGPIPE_ADAPTERS), or lack fgpipe's plugin: then restart it",
         )
     say(f"{base_url}: {name} is answered by {version}")
     return version
