@@ -53,7 +53,7 @@ def test_paired_interval_gives_newcombes_published_example() -> None:
 
 
 def test_paired_interval_allows_for_answers_that_go_together() -> None:
-    """Base and adapter mostly agree: phi, less the continuity correction of n/2, narrows the interval by just so much."""
+    """Base and adapter mostly agree: phi, less a correction of n/2, narrows the interval by just so much."""
     both, gained, lost, neither = 20, 2, 1, 27
     low, high = paired_interval(Difference(gained, lost, both, neither), 0.95)
     phi = (both * neither - gained * lost - 25) / sqrt(22 * 28 * 21 * 29)
