@@ -1,0 +1,280 @@
+"""The train stage on a small random model: what it learns, writes, resumes and refuses."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny_random
+from fgpipe.artifacts import Adapter, FormattedDataset
+from fgpipe.config import LoraConfig, ModelConfig, TrainConfig
+from fgpipe.errors import TrainingError
+from fgpipe.training import trl_backend
+from fgpipe.training.order import RowOrder
+from fgpipe.training.plan import plan
+from fgpipe.training.trainer import AdapterTrainer, Collator
+
+LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1)
+QUICK = TrainConfig(batch_size=8, max_steps=7, learning_rate=1e-2, log_every_steps=1, checkpoint_every_steps=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads on a busy machine wait for each other far longer than these products take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    return tiny_random.save(tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> FormattedDataset:
+    """21 rows: the last step of an epoch is incomplete."""
+    return tiny_random.formatted(tmp_path_factory.mktemp("data") / "format", tiny_random.toy_rows(21))
+
+
+def weights(adapter: Adapter) -> dict[str, torch.Tensor]:
+    return load_file(adapter.path / "adapter_model.safetensors")
+
+
+def metrics(adapter: Adapter) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (adapter.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def largest_difference(left: Adapter, right: Adapter) -> float:
+    one, other = weights(left), weights(right)
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: FormattedDataset, base_model: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
+    torch.set_num_threads(1)
+    return trl_backend.train(data, base_model, LORA, QUICK, seed=0, out=tmp_path_factory.mktemp("run") / "train")
+
+
+def test_it_learns(data: FormattedDataset, base_model: ModelConfig, tmp_path: Path) -> None:
+    """A run that does not lower the loss on a rule of four words trains nothing."""
+    config = QUICK.model_copy(update={"max_steps": 40, "log_every_steps": 5})
+    lines = metrics(trl_backend.train(data, base_model, LORA, config, seed=0, out=tmp_path / "train"))
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+
+
+def test_same_seed_same_adapter(
+    uninterrupted: Adapter, data: FormattedDataset, base_model: ModelConfig, tmp_path: Path
+) -> None:
+    """Otherwise no result could be repeated, and the seed would mean nothing."""
+    again = trl_backend.train(data, base_model, LORA, QUICK, seed=0, out=tmp_path / "again")
+    other = trl_backend.train(data, base_model, LORA, QUICK, seed=1, out=tmp_path / "other")
+    assert largest_difference(uninterrupted, again) == 0.0
+    assert largest_difference(uninterrupted, other) > 0.0
+
+
+def test_stopped_run_ends_where_an_uninterrupted_one_ends(
+    uninterrupted: Adapter,
+    data: FormattedDataset,
+    base_model: ModelConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A user who presses Ctrl-C, or whose machine dies, must lose time alone: rows, dropout and schedule go on."""
+    clip = AdapterTrainer._clip_grad_norm
+
+    def stop_in_step_six(self: Any, model: Any) -> torch.Tensor:
+        if self.state.global_step == 5:
+            raise KeyboardInterrupt
+        return clip(self, model)
+
+    monkeypatch.setattr(AdapterTrainer, "_clip_grad_norm", stop_in_step_six)
+    with pytest.raises(KeyboardInterrupt):
+        trl_backend.train(data, base_model, LORA, QUICK, seed=0, out=tmp_path / "train")
+    assert not (tmp_path / "train").exists()
+    monkeypatch.undo()
+    resumed = trl_backend.train(data, base_model, LORA, QUICK, seed=0, out=tmp_path / "train")
+    assert "resuming from step 4 of 7" in capsys.readouterr().err
+    assert largest_difference(uninterrupted, resumed) == 0.0
+    assert [line["step"] for line in metrics(resumed)] == [1, 2, 3, 4, 5, 6, 7]
+    assert not (tmp_path / "train.checkpoints").exists()
+
+
+@pytest.mark.parametrize(("batch_size", "gradient_accumulation"), [(4, 2), (1, 8)])
+def test_accumulation_does_not_change_the_result(
+    batch_size: int, gradient_accumulation: int, data: FormattedDataset, base_model: ModelConfig, tmp_path: Path
+) -> None:
+    """Less memory must not mean another loss: each labelled token of a step weighs the same, however it is cut."""
+    lora = LORA.model_copy(update={"lora_dropout": 0.0})
+    cut = QUICK.model_copy(update={"batch_size": batch_size, "gradient_accumulation": gradient_accumulation})
+    whole = trl_backend.train(data, base_model, lora, QUICK, seed=0, out=tmp_path / "whole")
+    pieces = trl_backend.train(data, base_model, lora, cut, seed=0, out=tmp_path / "pieces")
+    assert largest_difference(whole, pieces) < 1e-5
+
+
+def test_gradient_checkpointing_does_not_change_the_result(
+    data: FormattedDataset, base_model: ModelConfig, uninterrupted: Adapter, tmp_path: Path
+) -> None:
+    """It trades time for memory, nothing else."""
+    config = QUICK.model_copy(update={"gradient_checkpointing": True})
+    assert (
+        largest_difference(
+            uninterrupted, trl_backend.train(data, base_model, LORA, config, seed=0, out=tmp_path / "train")
+        )
+        < 1e-5
+    )
+
+
+def test_first_infinite_loss_stops_the_run(data: FormattedDataset, base_model: ModelConfig, tmp_path: Path) -> None:
+    """Otherwise an adapter of NaN would be written, scored and perhaps published."""
+    config = QUICK.model_copy(update={"learning_rate": 1e30, "warmup_fraction": 0.0, "checkpoint_every_steps": 1})
+    with pytest.raises(TrainingError, match=r"step \d of 7: got loss .*nan") as caught:
+        trl_backend.train(data, base_model, LORA, config, seed=0, out=tmp_path / "train")
+    assert "train.learning_rate" in caught.value.hint
+    assert not (tmp_path / "train").exists()
+    kept = list((tmp_path / "train.checkpoints").glob("*/complete.json"))
+    assert kept
+    assert all(
+        tensor.isfinite().all()
+        for path in kept
+        for tensor in load_file(path.parent / "adapter_model.safetensors").values()
+    )
+
+
+def test_folder_holds_an_adapter_and_nothing_else(uninterrupted: Adapter, base_model: ModelConfig) -> None:
+    """VLLM refuses unknown tensors, and a local path as base name would tie the adapter to this machine."""
+    assert {path.name for path in uninterrupted.path.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+        "metrics.jsonl",
+        "plan.json",
+    }
+    config = json.loads((uninterrupted.path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == base_model.id
+    assert config["inference_mode"] is True
+    assert config["target_modules"] == sorted(LORA.target_modules)
+    assert (config["r"], config["lora_alpha"], config["modules_to_save"]) == (4, 8, None)
+    found = weights(uninterrupted)
+    assert all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in found)
+    planned = json.loads((uninterrupted.path / "plan.json").read_text())["trainable_parameters"]
+    assert sum(tensor.numel() for tensor in found.values()) == planned
+
+
+def test_metrics_have_a_line_a_logging_step(uninterrupted: Adapter) -> None:
+    """Reports and plots read these names."""
+    lines = metrics(uninterrupted)
+    assert [line["step"] for line in lines] == list(range(1, 8))
+    assert all(
+        line.keys() == {"step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_s"}
+        for line in lines
+    )
+    assert all(earlier["tokens"] < later["tokens"] for earlier, later in itertools.pairwise(lines))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss_mask": [[0, 0, 0]]}, "row a: got no token in the loss"),
+        ({"loss_mask": [[1, 0, 0]]}, "row a: got no token in the loss"),
+        ({"loss_mask": [[0, 1]]}, "row a: got a loss mask of 2 entries, expected 3"),
+        ({"input_ids": [[2] * 20], "loss_mask": [[1] * 20]}, "row a: got 20 tokens, expected at most"),
+        ({"id": [], "input_ids": [], "loss_mask": []}, "got no training rows"),
+    ],
+)
+def test_rows_that_cannot_be_trained_on_are_named(change: dict[str, list[Any]], message: str) -> None:
+    """A row without a labelled token, or one cut silently, would spoil training unseen."""
+    columns = {"id": ["a"], "input_ids": [[2, 9, 9]], "loss_mask": [[0, 0, 1]]} | change
+    with pytest.raises(TrainingError, match=message):
+        trl_backend.check_rows(columns, TrainConfig(max_length_tokens=16))
+
+
+@pytest.fixture
+def trainer(data: FormattedDataset, base_model: ModelConfig, tmp_path: Path) -> AdapterTrainer:
+    """Ready to train, with B away from its initial zeros, so that gradients reach A."""
+    columns = data.training_columns()
+    order = RowOrder(tuple(len(ids) for ids in columns["input_ids"]), 8, 0)
+    lora = LORA.model_copy(update={"lora_dropout": 0.0})
+    todo = plan(order, [1] * 21, base_model, lora, QUICK, device="cpu", dtype="float32")
+    built = trl_backend.build_trainer(columns, order, todo, base_model, lora, QUICK, seed=0, folder=tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in built.model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0.0, 0.1, generator=generator)
+    return built
+
+
+def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def batch(data: FormattedDataset, rows: list[int]) -> dict[str, torch.Tensor]:
+    columns = data.training_columns()
+    examples = []
+    for row in rows:
+        ids, mask = columns["input_ids"][row], columns["loss_mask"][row]
+        examples.append({"input_ids": ids, "labels": [i if m else -100 for i, m in zip(ids, mask, strict=True)]})
+    return Collator(pad_id=0)(examples)
+
+
+def test_collator_adds_no_token(data: FormattedDataset) -> None:
+    """A second <bos> or a stray <eos> would train a format the server never sees."""
+    columns, made = data.training_columns(), batch(data, [0, 1, 2])
+    for place, row in enumerate([0, 1, 2]):
+        ids = columns["input_ids"][row]
+        assert made["input_ids"][place].tolist() == ids + [0] * (made["input_ids"].shape[1] - len(ids))
+        learnt = [i for i, m in zip(ids, columns["loss_mask"][row], strict=True) if m]
+        assert [label for label in made["labels"][place].tolist() if label != -100] == learnt
+
+
+def test_loss_and_gradients_are_those_of_transformers(trainer: AdapterTrainer, data: FormattedDataset) -> None:
+    """Our loss skips prompt positions and the attention mask; both must change nothing but the time it takes."""
+    inputs = batch(data, [0, 1, 2, 3, 4])
+    count = (inputs["labels"][:, 1:] != -100).sum()
+    ours = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=count)
+    found = gradients(trainer.model, ours)
+    attention_mask = torch.tensor([[int(token != 0) for token in row] for row in inputs["input_ids"].tolist()])
+    logits = trainer.model(input_ids=inputs["input_ids"], attention_mask=attention_mask).logits
+    reference = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
+    expected = gradients(trainer.model, reference)
+    assert ours.item() == pytest.approx(reference.item(), rel=1e-6)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-6), name
+
+
+def test_only_the_adapter_has_gradients(trainer: AdapterTrainer, data: FormattedDataset) -> None:
+    """A trained base weight would be lost, as only the adapter is saved."""
+    inputs = batch(data, [0, 1])
+    found = gradients(trainer.model, trainer.compute_loss(trainer.model, inputs, num_items_in_batch=torch.tensor(9)))
+    assert found
+    assert all(".lora_A." in name or ".lora_B." in name for name in found)
+    frozen = [name for name, weight in trainer.model.named_parameters() if not weight.requires_grad]
+    assert not any("lora_" in name for name in frozen)
+
+
+def test_what_follows_the_last_labelled_token_has_no_effect(trainer: AdapterTrainer, data: FormattedDataset) -> None:
+    """Padding and text behind the answer must not leak into what is learnt."""
+    inputs = batch(data, [0, 1, 2])
+    count = (inputs["labels"] != -100).sum()
+    before = gradients(trainer.model, trainer.compute_loss(trainer.model, inputs, num_items_in_batch=count))
+    longer = {
+        "input_ids": torch.nn.functional.pad(inputs["input_ids"], (0, 5), value=200),
+        "labels": torch.nn.functional.pad(inputs["labels"], (0, 5), value=-100),
+    }
+    longer["input_ids"][longer["input_ids"] == 0] = 201
+    after = gradients(trainer.model, trainer.compute_loss(trainer.model, longer, num_items_in_batch=count))
+    for name, gradient in before.items():
+        assert torch.allclose(after[name], gradient, rtol=1e-4, atol=1e-6), name
