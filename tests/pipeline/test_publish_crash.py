@@ -1,13 +1,16 @@
 """Publishing and rollback stopped at every step: killed, or refused by the file system. What was live stays live.
 
-A forked child does the work under an audit hook or a profiler, which see every file operation and every built-in call
-of publishing and the store; at step k the child dies without any clean-up, or the operation fails as on a full disk.
+A forked child does the work under an audit hook or a profiler, which see every file operation, and every call of the
+system and of open files; at step k the child dies without any clean-up, or the operation fails as on a full disk.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -20,6 +23,7 @@ import adapter_folders
 from adapter_folders import CONTRACT, MODEL
 from fgpipe.errors import FgpipeError
 from fgpipe.publishing import layout, registry
+from fgpipe.publishing.card import card
 from fgpipe.validation import gate
 
 EXTRA: dict[str, Any] = {"base": {"id": MODEL.id}, "versions": {}, "git": None}
@@ -46,8 +50,10 @@ def alias(root: Path) -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three trained adapters; the first two published, v0002 live."""
+    # A killed process leaves its writes to the kernel; thousands of real ones would only wear the disk.
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
     for seed in range(3):
         adapter_folders.write(tmp_path / f"trained-{seed}", seed=seed)
     # Once outside the child, so that no child spends its steps on imports.
@@ -92,14 +98,13 @@ def kill_at_event(step: int) -> Callable[[], None]:
 
 
 def kill_at_call(step: int) -> Callable[[], None]:
-    """Die just before the step-th built-in call made by publishing or the store: write, flush, fsync among them."""
-    ours = (os.path.join("fgpipe", "publishing"), os.path.join("fgpipe", "store.py"))
+    """Die just before the step-th call of the system or of an open file: a write, a flush, a rename."""
 
     def arm() -> None:
         left = [step]
 
         def profile(frame: Any, event: str, argument: Any) -> None:
-            if event == "c_call" and any(part in frame.f_code.co_filename for part in ours):
+            if event == "c_call" and reaches_files(argument):
                 left[0] -= 1
                 if left[0] < 0:
                     os._exit(KILLED)
@@ -107,6 +112,14 @@ def kill_at_call(step: int) -> Callable[[], None]:
         sys.setprofile(profile)
 
     return arm
+
+
+def reaches_files(function: Any) -> bool:
+    """Whether a built-in belongs to the system interface or is a method of an open file."""
+    if function in (os.fspath, os._exit):
+        return False
+    owner = getattr(function, "__self__", None)
+    return getattr(owner, "__name__", "") in ("posix", "fcntl", "io", "_io") or type(owner).__module__ == "_io"
 
 
 def fail_from_event(step: int) -> Callable[[], None]:
@@ -149,14 +162,25 @@ def every_step(root: Path, work: Callable[[], Any], fault: Callable[[int], Calla
     shutil.copytree(root / "adapters", kept)
     before = state(root)
     live = layout.resolve(root / "adapters", "sql")
+    untouched = checked = tree(root)
     statuses: list[int] = []
     while not statuses or statuses[-1] != FINISHED:
-        restore(root, kept)
         statuses.append(in_child(work, fault(len(statuses))))
         assert statuses[-1] in (KILLED, REFUSED, FINISHED), f"step {len(statuses) - 1}: a traceback"
-        check(root, before, live, statuses)
-        assert len(statuses) < 3000
+        left = tree(root)
+        if left != checked:
+            check(root, before, live, statuses)
+        if left != checked or left != untouched:
+            restore(root, kept)
+        checked = left
+        assert len(statuses) < 5000
     return statuses
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Everything below the adapters folder, hidden files too: most steps leave what an earlier step left."""
+    found = {re.sub(r"staging-[^/]*", "staging", str(path)): path for path in (root / "adapters").rglob("*")}
+    return {name: path.read_bytes() if path.is_file() else b"" for name, path in found.items()}
 
 
 def check(root: Path, before: dict[str, dict[str, bytes]], live: Path | None, statuses: list[int]) -> None:
@@ -166,7 +190,10 @@ def check(root: Path, before: dict[str, dict[str, bytes]], live: Path | None, st
     for version in after.keys() - before.keys():
         folder = root / "adapters/sql" / version
         gate(CONTRACT)(folder)
-        assert sorted(after[version]) == ["README.md", *layout.ADAPTER_FILES, "manifest.json"], (
+        manifest = json.loads(after[version].pop("manifest.json"))
+        assert after[version].pop("README.md").decode() == card(manifest), f"{step}: half a card"
+        digests = {file: hashlib.sha256(content).hexdigest() for file, content in after[version].items()}
+        assert digests == {file: facts["sha256"] for file, facts in manifest["files"].items()}, (
             f"{step}: half a version"
         )
     assert not any(entry.problem for entry in registry.versions(root / "adapters")), step
