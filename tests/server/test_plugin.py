@@ -19,8 +19,10 @@ pytestmark = pytest.mark.server
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch and vLLM warn of their own deprecations while they are imported
     from fgpipe import vllm_plugin
+    from fgpipe.config import ModelConfig, ServerConfig
     from fgpipe.functiongemma import ToolCall, render_call
     from fgpipe.publishing import layout
+    from fgpipe.serving import serve_command
     from fgpipe.vllm_plugin.endpoint import take_up
     from fgpipe.vllm_plugin.resolver import PublishedAdapters
     from fgpipe.vllm_plugin.tool_parser import FgpipeToolParser
@@ -80,6 +82,24 @@ def streamed(pieces: list[str], request: Any = REQUEST) -> tuple[list[tuple[str,
             json.loads(call["function"]["arguments"])
             calls.append((call["function"]["name"], call["function"]["arguments"]))
     return calls, content
+
+
+@pytest.mark.parametrize("build", ["gpu", "cpu"])
+def test_vllms_own_reader_of_flags_understands_the_command(build: Any) -> None:
+    """A flag that this vLLM does not have would be found only on the machine that has the GPU."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    config = ServerConfig(max_num_batched_tokens=4096, prefix_caching=False, gpu_memory_utilization=0.25)
+    command = serve_command(ModelConfig(revision="a" * 40), config, adapters=Path("adapters"), build=build)
+    flags = command[command.index("serve") + 1 if build == "gpu" else 3 :]  # after `python -m <module>`
+    read = make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
+    assert {"gpu": read.model_tag, "cpu": read.model}[build] == ModelConfig().id
+    assert (read.revision, read.max_num_batched_tokens, read.enable_prefix_caching) == ("a" * 40, 4096, False)
+    assert (read.enable_lora, read.max_lora_rank, read.max_loras, read.max_cpu_loras) == (True, 32, 8, 32)
+    assert read.override_generation_config == {"temperature": 0.0}
+    if build == "gpu":
+        assert read.gpu_memory_utilization == 0.25
 
 
 def test_calls_keep_their_types() -> None:

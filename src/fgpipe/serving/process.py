@@ -51,7 +51,7 @@ class VllmServer:
     ) -> None:
         self.model = model
         self.server = server
-        self.log = log or Path(tempfile.gettempdir()) / f"fgpipe-vllm-{server.port}.log"
+        self.log = log or Path(tempfile.mkdtemp(prefix="fgpipe-vllm-")) / "vllm.log"
         build = build or installed_build()
         plugin = plugin_installed()
         self.command = serve_command(model, server, adapters=adapters, build=build, plugin=plugin)
