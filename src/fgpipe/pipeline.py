@@ -187,7 +187,7 @@ def publish(config: Config) -> PublishedVersion:
         check=lambda folder: validation.require_pass(validation.validate(folder, contract)),
         manifest_extra=provenance(config, adapter=adapter, card=card),
     )
-    live.refresh(server_url(config), version.name, expect=version.version)
+    live.refresh(server_url(config), version.name, expect=version.version, base=config.model.id)
     return version
 
 
@@ -234,7 +234,7 @@ def rollback(request: str, config: Config) -> None:
 
     name, _, version = request.partition("@")
     now = registry.rollback(name, adapters=Path(config.paths.adapters), to=version or None)
-    live.refresh(server_url(config), name, expect=now.version)
+    live.refresh(server_url(config), name, expect=now.version, base=config.model.id)
     print(f"{name}: {now.version} is live")
 
 
@@ -270,7 +270,9 @@ def show(artifact: Artifact) -> None:
 
 def server_url(config: Config) -> str:
     """Address of the server that this configuration starts."""
-    return f"http://{config.server.host}:{config.server.port}"
+    from fgpipe.serving import api
+
+    return api.address(config.server)
 
 
 def version_facts(version: PublishedVersion) -> dict[str, str]:
