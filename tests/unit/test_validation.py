@@ -22,12 +22,12 @@ from fgpipe.errors import ValidationError
 from fgpipe.validation.contract import contract
 from fgpipe.validation.report import (
     Finding,
-    findings_json,
     findings_from_json,
+    findings_json,
     render_findings,
     require_pass,
 )
-from fgpipe.validation.stage import gate, validate_adapter, read_findings
+from fgpipe.validation.stage import gate, read_findings, validate_adapter
 from fgpipe.validation.static import RULES, validate
 from fgpipe.validation.targets import PatternError, by_pattern, compiled, targeted
 
