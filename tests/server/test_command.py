@@ -41,7 +41,7 @@ CONVERSATIONS: list[list[dict[str, Any]]] = [
         {"role": "developer", "content": functiongemma.tokens.TRIGGER_SENTENCE},
         {"role": "user", "content": question},
     ]
-    for question in ("Set the volume in the kitchen to 7", "Please set the bedroom volume to 3", "Hello there")
+    for question in ("Set volume: room kitchen, level 4", "set_volume room 'office' level 9", "Hello there")
 ]
 
 
