@@ -21,8 +21,9 @@ import pytest
 
 import adapter_folders
 from adapter_folders import CONTRACT, MODEL
+from fgpipe import adapters_folder
 from fgpipe.errors import FgpipeError
-from fgpipe.publishing import layout, registry
+from fgpipe.publishing import registry
 from fgpipe.publishing.card import card
 from fgpipe.validation import gate
 
@@ -161,7 +162,7 @@ def every_step(root: Path, work: Callable[[], Any], fault: Callable[[int], Calla
     kept = root / "kept"
     shutil.copytree(root / "adapters", kept)
     before = state(root)
-    live = layout.resolve(root / "adapters", "sql")
+    live = adapters_folder.resolve(root / "adapters", "sql")
     untouched = checked = tree(root)
     statuses: list[int] = []
     while not statuses or statuses[-1] != FINISHED:
@@ -199,13 +200,13 @@ def check(root: Path, before: dict[str, dict[str, bytes]], live: Path | None, st
     assert not any(entry.problem for entry in registry.versions(root / "adapters")), step
     if statuses[-1] == FINISHED:
         return
-    now = layout.resolve(root / "adapters", "sql")
+    now = adapters_folder.resolve(root / "adapters", "sql")
     # The very last steps come after the pointer has moved: then the new version is live, and whole.
     assert now is not None
     assert now == live or now.name in after, step
     publish(root, 2)
-    assert layout.resolve(root / "adapters", "sql") is not None
-    weights = layout.resolve(root / "adapters", "sql") / "adapter_model.safetensors"  # type: ignore[operator]
+    assert adapters_folder.resolve(root / "adapters", "sql") is not None
+    weights = adapters_folder.resolve(root / "adapters", "sql") / "adapter_model.safetensors"  # type: ignore[operator]
     assert weights.read_bytes() == (root / "trained-2/adapter_model.safetensors").read_bytes(), f"{step}: cannot go on"
     hidden = [name for name in os.listdir(root / "adapters/sql") if name.startswith(".") and name != ".lock"]
     assert hidden == [], f"{step}: rubbish stays"
@@ -244,7 +245,7 @@ def test_the_first_publish_killed_at_every_step_leaves_nothing_to_serve(root: Pa
         shutil.rmtree(folder)
         folder.mkdir()
         status = in_child(lambda: publish(root, 0), kill_at_event(steps))
-        found = layout.resolve(folder, "sql")
+        found = adapters_folder.resolve(folder, "sql")
         if found is not None:
             gate(CONTRACT)(found)
         if status == FINISHED:

@@ -18,10 +18,9 @@ pytestmark = pytest.mark.server
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch and vLLM warn of their own deprecations while they are imported
-    from fgpipe import vllm_plugin
+    from fgpipe import adapters_folder, vllm_plugin
     from fgpipe.config import ModelConfig, ServerConfig
     from fgpipe.functiongemma import ToolCall, render_call
-    from fgpipe.publishing import layout
     from fgpipe.serving import serve_command
     from fgpipe.vllm_plugin.endpoint import take_up
     from fgpipe.vllm_plugin.resolver import PublishedAdapters
@@ -51,9 +50,9 @@ def publish(adapters: Path, name: str, *versions: str, current: str, **aliases: 
     """Empty files in the published layout."""
     for version in versions:
         (adapters / name / version).mkdir(parents=True, exist_ok=True)
-        for file in (*layout.ADAPTER_FILES, layout.MANIFEST_FILE):
+        for file in (*adapters_folder.ADAPTER_FILES, adapters_folder.MANIFEST_FILE):
             (adapters / name / version / file).write_text("{}")
-    (adapters / name / layout.CHANNEL_FILE).write_text(json.dumps({"current": current, "aliases": aliases}))
+    (adapters / name / adapters_folder.CHANNEL_FILE).write_text(json.dumps({"current": current, "aliases": aliases}))
 
 
 def batch(text: str, request: Any = REQUEST) -> tuple[list[tuple[str, str]], str]:
@@ -179,7 +178,7 @@ def test_names_resolve_to_version_folders(tmp_path: Path) -> None:
 def test_a_damaged_pointer_is_not_found_and_does_no_harm(tmp_path: Path) -> None:
     """One bad file would answer every request for that adapter with an internal error."""
     publish(tmp_path, "sql", "v0001", current="v0001")
-    (tmp_path / "sql" / layout.CHANNEL_FILE).write_text("{")
+    (tmp_path / "sql" / adapters_folder.CHANNEL_FILE).write_text("{")
     find = lambda name: asyncio.run(PublishedAdapters(tmp_path).resolve_lora("base", name))  # noqa: E731
     assert find("sql") is None
     assert find("sql@v0001").lora_path == str(tmp_path / "sql" / "v0001")

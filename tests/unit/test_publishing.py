@@ -19,9 +19,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 import adapter_folders
 from adapter_folders import CONTRACT, MODEL, settings
-from fgpipe import config, store
+from fgpipe import adapters_folder, config, store
 from fgpipe.errors import PublishError, ValidationError
-from fgpipe.publishing import layout, registry
+from fgpipe.publishing import registry
 from fgpipe.publishing.card import card
 from fgpipe.publishing.registry import PublishedVersion
 from fgpipe.validation import gate
@@ -51,7 +51,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def resolved(root: Path, request: str = "sql") -> str | None:
-    found = layout.resolve(root / "adapters", request)
+    found = adapters_folder.resolve(root / "adapters", request)
     return found.name if found else None
 
 
@@ -59,10 +59,10 @@ def test_a_published_adapter_is_served_with_its_own_bytes(tmp_path: Path) -> Non
     """The server would load something else than what was trained, or nothing."""
     version = publish(tmp_path)
     assert version == PublishedVersion("sql", "v0001", tmp_path / "adapters/sql/v0001", created=True)
-    assert layout.resolve(tmp_path / "adapters", "sql") == version.path
-    for file in layout.ADAPTER_FILES:
+    assert adapters_folder.resolve(tmp_path / "adapters", "sql") == version.path
+    for file in adapters_folder.ADAPTER_FILES:
         assert (version.path / file).read_bytes() == (tmp_path / "trained-0" / file).read_bytes()
-    assert sorted(os.listdir(version.path)) == sorted([*layout.ADAPTER_FILES, "README.md", "manifest.json"])
+    assert sorted(os.listdir(version.path)) == sorted([*adapters_folder.ADAPTER_FILES, "README.md", "manifest.json"])
     assert sorted(os.listdir(version.path.parent)) == [".lock", "channel.json", "v0001"]
     assert store.read_json(version.path.parent / "channel.json") == {
         "current": "v0001",
@@ -185,8 +185,8 @@ def test_the_base_keeps_its_own_name(tmp_path: Path) -> None:
 def test_the_two_name_rules_agree() -> None:
     """The configuration would allow a name that the server's reader refuses."""
     for text in ("sql", "a.b-c_d", "0", "x" * 64, "x" * 65, "A", "", "a..b", ".a", "a/b", "sql\n", "é"):
-        assert layout.is_name(text) == config.is_name(text.rstrip("\n")) or text.endswith("\n")
-    assert not layout.is_name("sql\n")
+        assert adapters_folder.is_name(text) == config.is_name(text.rstrip("\n")) or text.endswith("\n")
+    assert not adapters_folder.is_name("sql\n")
 
 
 def test_rollback_swaps_live_and_previous(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_damaged_pointer_is_named_and_can_be_mended(tmp_path: Path) -> None:
     for text in ("", "{", "[]", '{"current": "../../etc"}', '{"current": 1}', '{"aliases": {"a": null}}', "[" * 100000):
         (adapters / "sql/channel.json").write_text(text)
         with pytest.raises(PublishError) as caught:
-            layout.resolve(adapters, "sql")
+            adapters_folder.resolve(adapters, "sql")
         assert "rollback sql@v0001" in caught.value.hint
         assert resolved(tmp_path, "sql@v0001") == "v0001"
         with pytest.raises(PublishError):
@@ -321,9 +321,9 @@ def test_links_that_lead_elsewhere_are_not_followed(tmp_path: Path) -> None:
     (adapters / "email").mkdir()
     (adapters / "email/channel.json").symlink_to(adapters / "sql/channel.json")
     with pytest.raises(PublishError, match="got a link"):
-        layout.resolve(adapters, "email")
+        adapters_folder.resolve(adapters, "email")
     (tmp_path / "other").symlink_to(adapters)
-    assert layout.resolve(tmp_path / "other", "sql") == version.path
+    assert adapters_folder.resolve(tmp_path / "other", "sql") == version.path
 
 
 HOSTILE = [
@@ -336,7 +336,7 @@ HOSTILE = [
 def test_hostile_requests_find_nothing(tmp_path: Path, request_name: str) -> None:
     """A client's model name would read outside the folder or crash the server."""
     publish(tmp_path)
-    assert layout.resolve(tmp_path / "adapters", request_name) is None
+    assert adapters_folder.resolve(tmp_path / "adapters", request_name) is None
 
 
 @hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -345,7 +345,7 @@ def test_whatever_is_asked_the_answer_is_inside(tmp_path: Path, request_name: st
     """Some spelling of a model name would lead out of the adapters folder."""
     if not (tmp_path / "adapters").exists():
         publish(tmp_path)
-    found = layout.resolve(tmp_path / "adapters", request_name)
+    found = adapters_folder.resolve(tmp_path / "adapters", request_name)
     assert found in (None, tmp_path / "adapters/sql/v0001")
 
 
@@ -357,7 +357,7 @@ def test_a_pointer_to_a_deleted_version_is_an_error_not_another_version(tmp_path
     version = publish(tmp_path, seed=1)
     shutil.rmtree(version.path)
     with pytest.raises(PublishError) as caught:
-        layout.resolve(tmp_path / "adapters", "sql")
+        adapters_folder.resolve(tmp_path / "adapters", "sql")
     assert "rollback sql@v0001" in caught.value.hint
     assert any(entry.live and entry.problem for entry in registry.versions(tmp_path / "adapters"))
 
@@ -405,8 +405,8 @@ def test_the_reader_is_light(tmp_path: Path) -> None:
     """The server's process would load pydantic, numpy or torch's friends only to read a pointer."""
     publish(tmp_path)
     program = (
-        "import sys\nfrom pathlib import Path\nfrom fgpipe.publishing import layout\n"
-        f"assert layout.resolve(Path({str(tmp_path / 'adapters')!r}), 'sql').name == 'v0001'\n"
+        "import sys\nfrom pathlib import Path\nfrom fgpipe import adapters_folder\n"
+        f"assert adapters_folder.resolve(Path({str(tmp_path / 'adapters')!r}), 'sql').name == 'v0001'\n"
         "heavy = {'pydantic', 'numpy', 'torch', 'rich', 'safetensors', 'fgpipe.config'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
@@ -477,7 +477,7 @@ class Registry(RuleBasedStateMachine):
         if version.created:
             self.versions.append(seed)
             self.bytes[version.version] = snapshot(version.path)
-        assert version.version == layout.version_name(self.versions.index(seed) + 1)
+        assert version.version == adapters_folder.version_name(self.versions.index(seed) + 1)
         self.moved(version.version)
         return version.version
 

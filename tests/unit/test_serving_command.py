@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fgpipe import serving
+from fgpipe import adapters_folder, serving
 from fgpipe.config import ModelConfig, ServerConfig
 from fgpipe.errors import ServeError
-from fgpipe.publishing import layout
 from fgpipe.serving import command, foreground
 
 ENTRYPOINT = Path(__file__).parents[2] / "serve" / "entrypoint.sh"
@@ -46,9 +45,9 @@ def publish(adapters: Path, name: str, *versions: str, current: str) -> None:
     for version in versions:
         folder = adapters / name / version
         folder.mkdir(parents=True)
-        for file in (*layout.ADAPTER_FILES, layout.MANIFEST_FILE):
+        for file in (*adapters_folder.ADAPTER_FILES, adapters_folder.MANIFEST_FILE):
             (folder / file).write_text("{}")
-    (adapters / name / layout.CHANNEL_FILE).write_text(json.dumps({"current": current}))
+    (adapters / name / adapters_folder.CHANNEL_FILE).write_text(json.dumps({"current": current}))
 
 
 @pytest.mark.parametrize("build", ["gpu", "cpu"])

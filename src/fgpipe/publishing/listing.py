@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgpipe import store
+from fgpipe import adapters_folder, store
+from fgpipe.adapters_folder import Channel
 from fgpipe.errors import PublishError
-from fgpipe.publishing import layout
-from fgpipe.publishing.layout import Channel
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,15 +41,15 @@ class VersionEntry:
 def versions(adapters: Path) -> list[VersionEntry]:
     """Every version below `adapters`, by name, newest first; damaged ones say so and hide no other."""
     root = adapters.resolve()
-    return [entry for name in layout.names_in(root) for entry in _entries(root / name)]
+    return [entry for name in adapters_folder.names_in(root) for entry in _entries(root / name)]
 
 
 def _entries(folder: Path) -> list[VersionEntry]:
     try:
-        channel, problem = layout.read_channel(folder) or Channel(), ""
+        channel, problem = adapters_folder.read_channel(folder) or Channel(), ""
     except PublishError as error:
         channel, problem = Channel(), error.message
-    found = layout.versions_of(folder)
+    found = adapters_folder.versions_of(folder)
     entries = [_entry(folder, version, channel, problem) for version in reversed(found)]
     if channel.current and channel.current not in found:
         gone = f"{folder / channel.current} is live and not there"
@@ -63,7 +62,7 @@ def _entries(folder: Path) -> list[VersionEntry]:
 def _entry(folder: Path, version: str, channel: Channel, problem: str) -> VersionEntry:
     entry = VersionEntry(folder.name, version, channel.current == version, _aliases(channel, version), problem=problem)
     try:
-        manifest = store.read_json(folder / version / layout.MANIFEST_FILE)
+        manifest = store.read_json(folder / version / adapters_folder.MANIFEST_FILE)
         scores = manifest.get("scores") or {}
         return replace(
             entry,
@@ -74,7 +73,7 @@ def _entry(folder: Path, version: str, channel: Channel, problem: str) -> Versio
             size_bytes=sum(file["bytes"] for file in manifest["files"].values()),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return replace(entry, problem=f"{version}/{layout.MANIFEST_FILE}: {error!r}")
+        return replace(entry, problem=f"{version}/{adapters_folder.MANIFEST_FILE}: {error!r}")
 
 
 def _aliases(channel: Channel, version: str) -> tuple[str, ...]:

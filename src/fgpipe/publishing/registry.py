@@ -23,12 +23,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fgpipe import artifacts, store
+from fgpipe import adapters_folder, artifacts, store
+from fgpipe.adapters_folder import ADAPTER_FILES, CARD_FILE, CHANNEL_FILE, MANIFEST_FILE, Channel
 from fgpipe.errors import PublishError
 from fgpipe.progress import say
-from fgpipe.publishing import layout
 from fgpipe.publishing.card import card
-from fgpipe.publishing.layout import ADAPTER_FILES, CARD_FILE, CHANNEL_FILE, MANIFEST_FILE, Channel
 from fgpipe.publishing.listing import VersionEntry, entry_json, render_versions, versions
 
 __all__ = [
@@ -43,7 +42,7 @@ __all__ = [
     "versions",
 ]
 
-resolve = layout.resolve
+resolve = adapters_folder.resolve
 
 LOCK_FILE = ".lock"
 STAGING = ".staging-"
@@ -90,14 +89,14 @@ def publish(
             for file in ADAPTER_FILES:
                 shutil.copyfile(adapter / file, staging / file)
             check(staging)
-            channel = layout.read_channel(folder) or Channel()
+            channel = adapters_folder.read_channel(folder) or Channel()
             content = _content(staging)
             same = _published_before(folder, content)
             if same is not None:
                 _point(folder, channel, same)
                 return PublishedVersion(name, same, folder / same, created=False)
             number = _next_number(folder, channel)
-            version = layout.version_name(number)
+            version = adapters_folder.version_name(number)
             _describe(staging, name=name, version=version, content=content, extra=manifest_extra)
             # The number is spent before the version can be seen, so that it is never given twice.
             channel = replace(channel, last=number)
@@ -123,7 +122,7 @@ def rollback(name: str, *, adapters: Path, to: str | None = None) -> PublishedVe
     """
     with _writing(name, adapters) as folder:
         try:
-            channel = layout.read_channel(folder) or Channel()
+            channel = adapters_folder.read_channel(folder) or Channel()
         except PublishError:
             if to is None:
                 raise
@@ -143,10 +142,10 @@ def set_alias(name: str, alias: str, version: str | None, *, adapters: Path) -> 
     Raises:
         PublishError: the alias reads like a version or is no name, or there is no such version.
     """
-    if not layout.is_name(alias) or (alias[0] == "v" and alias[1:].isdigit()):
+    if not adapters_folder.is_name(alias) or (alias[0] == "v" and alias[1:].isdigit()):
         raise PublishError(f"alias: got {alias!r}, expected a name in lower case that does not read like a version")
     with _writing(name, adapters) as folder:
-        channel = layout.read_channel(folder) or Channel()
+        channel = adapters_folder.read_channel(folder) or Channel()
         aliases = {key: value for key, value in channel.aliases.items() if key != alias}
         if version is not None:
             _require_version(folder, version)
@@ -158,8 +157,8 @@ def set_alias(name: str, alias: str, version: str | None, *, adapters: Path) -> 
 def _writing(name: str, adapters: Path) -> Iterator[Path]:
     """The folder of the published `name`, locked; errors of the file system become PublishError."""
     folder = adapters.resolve() / name
-    if not layout.is_name(name) or not folder.is_dir():
-        known = ", ".join(layout.names_in(adapters)) or "nothing yet"
+    if not adapters_folder.is_name(name) or not folder.is_dir():
+        known = ", ".join(adapters_folder.names_in(adapters)) or "nothing yet"
         raise PublishError(f"{name}: got a name that is not published, expected one of: {known}")
     try:
         with _locked(folder):
@@ -170,7 +169,7 @@ def _writing(name: str, adapters: Path) -> Iterator[Path]:
 
 def _require_usable(name: str, *, base_id: str) -> None:
     """Raise PublishError unless a folder, a URL and vLLM can all carry `name`."""
-    if not layout.is_name(name):
+    if not adapters_folder.is_name(name):
         raise PublishError(
             f"name: got {name!r}, expected lower-case letters, digits, '.', '_' or '-', 64 at most",
             hint="publish.name=… sets it",
@@ -268,7 +267,7 @@ def _content(folder: Path) -> str:
 
 def _published_before(folder: Path, content: str) -> str | None:
     """The newest version with this content, if its files are intact."""
-    for version in reversed(layout.versions_of(folder)):
+    for version in reversed(adapters_folder.versions_of(folder)):
         with contextlib.suppress(OSError, ValueError):
             manifest = store.read_json(folder / version / MANIFEST_FILE)
             if manifest.get("content") == content and _content(folder / version) == content:
@@ -277,7 +276,7 @@ def _published_before(folder: Path, content: str) -> str | None:
 
 
 def _next_number(folder: Path, channel: Channel) -> int:
-    there = [layout.version_number(entry) for entry in os.listdir(folder) if layout.is_version(entry)]
+    there = [adapters_folder.version_number(entry) for entry in os.listdir(folder) if adapters_folder.is_version(entry)]
     return max([channel.last, *there]) + 1
 
 
@@ -293,7 +292,7 @@ def _write_channel(folder: Path, channel: Channel) -> None:
 
 def _require_version(folder: Path, version: str) -> None:
     """Raise PublishError unless `version` is there with the bytes that were published."""
-    if version not in layout.versions_of(folder):
+    if version not in adapters_folder.versions_of(folder):
         raise PublishError(f"{folder.name}: got {version!r}, which is not published", hint=_known(folder))
     try:
         files = store.read_json(folder / version / MANIFEST_FILE)["files"]
@@ -307,4 +306,4 @@ def _require_version(folder: Path, version: str) -> None:
 
 
 def _known(folder: Path) -> str:
-    return f"versions of {folder.name}: {', '.join(layout.versions_of(folder)) or 'none'}"
+    return f"versions of {folder.name}: {', '.join(adapters_folder.versions_of(folder)) or 'none'}"

@@ -9,11 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from fgpipe import adapters_folder
 from fgpipe.config import ModelConfig, ServerConfig
 from fgpipe.errors import PublishError, ServeError
 from fgpipe.models import base
 from fgpipe.progress import say
-from fgpipe.publishing import layout
 from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, NAME
 
 Build = Literal["gpu", "cpu"]
@@ -136,9 +136,9 @@ def _format_words(plugin: bool) -> list[str]:
 def published(adapters: Path) -> dict[str, Path]:
     """The live version's folder of every adapter under `adapters`, by name; a damaged one is reported and left out."""
     found = {}
-    for name in layout.names_in(adapters):
+    for name in adapters_folder.names_in(adapters):
         try:
-            version = layout.resolve(adapters, name)
+            version = adapters_folder.resolve(adapters, name)
         except PublishError as error:
             say(f"warning: {error.message}; {name} will not answer")
             continue

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vllm.logger import init_logger  # noqa: TID253
-from vllm.lora.request import LoRARequest  # noqa: TID253
-from vllm.lora.resolver import LoRAResolver  # noqa: TID253
+from vllm.logger import init_logger
+from vllm.lora.request import LoRARequest
+from vllm.lora.resolver import LoRAResolver
 
+from fgpipe import adapters_folder
 from fgpipe.errors import PublishError
-from fgpipe.publishing import layout
 
 # Under vLLM's own name: it gives only its own loggers a handler.
 logger = init_logger("vllm.fgpipe.resolver")
@@ -28,7 +28,7 @@ class PublishedAdapters(LoRAResolver):  # type: ignore[misc]
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
         """The adapter to load for `lora_name`; None, which clients see as 404, if there is none of that name."""
         try:
-            version = layout.resolve(self.folder, lora_name)
+            version = adapters_folder.resolve(self.folder, lora_name)
         except (PublishError, OSError) as error:
             logger.error("%s cannot be served: %s", lora_name, error)
             return None
