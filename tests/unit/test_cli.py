@@ -12,14 +12,27 @@ import pytest
 
 def fgpipe(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run `python -m fgpipe`."""
-    return subprocess.run([sys.executable, "-m", "fgpipe", *words], capture_output=True, text=True, cwd=cwd, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "fgpipe", *words], capture_output=True, text=True, cwd=cwd, timeout=300
+    )
 
 
 def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     """`--help` would take seconds, or a command would be missing from it."""
     done = fgpipe("--help")
     assert done.returncode == 0
-    for command in ("load", "format", "train", "evaluate", "validate", "publish", "run", "serve", "adapters", "rollback"):
+    for command in (
+        "load",
+        "format",
+        "train",
+        "evaluate",
+        "validate",
+        "publish",
+        "run",
+        "serve",
+        "adapters",
+        "rollback",
+    ):
         assert command in done.stdout
     code = (
         "import sys, fgpipe.cli\n"
