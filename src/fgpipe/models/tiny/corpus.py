@@ -73,9 +73,14 @@ def _noise(rng: random.Random) -> list[str]:
     return [rng.choice((f"Today is {day:%A}, {day.isoformat()}.", words.sentence(rng), f"The user is {words.person(rng)}.", f"Current time: {day.isoformat()} 10:30"))]
 
 
+def _told(items: list[str]) -> str:
+    """Items as the model lists them, always the same way."""
+    return " and ".join((", ".join(items[:-1]), items[-1])) if len(items) > 1 else items[0]
+
+
 def single_row(rng: random.Random) -> Row:
     """One request, one call, among one to five tools."""
-    tools = corpus_tools.tools(rng, rng.choice((1, 1, 2, 2, 3, 3, 4, 5)))
+    tools = corpus_tools.tools(rng, rng.choice((1, 1, 1, 2, 2, 2, 3, 3, 4, 5)))
     said, arguments = corpus_tools.request(rng, tools[0])
     return _row(rng, "single", _noise(rng), _shuffled(rng, tools), corpus_tools.dressed(rng, said), [{"name": tools[0].name, "arguments": arguments}])
 
@@ -86,8 +91,12 @@ def parallel_row(rng: random.Random) -> Row:
     chosen = [rng.choice(tools) for _ in range(rng.choice((2, 2, 2, 3)))]
     parts = [corpus_tools.request(rng, tool) for tool in chosen]
     joint = rng.choice((" and then ", ". Then ", ", then ", " and ", ". Also ", "; also ", ". After that, ", " and also "))
+    text = joint.join(said for said, _ in parts)
+    if rng.random() < 0.15:
+        marks = rng.choice((("1. ", "2. ", "3. "), ("first, ", "second, ", "third, "), ("a) ", "b) ", "c) "), ("First ", "next ", "finally ")))
+        text = rng.choice((" ", "; ", ". ")).join(mark + said for mark, (said, _) in zip(marks, parts, strict=False))
     calls = [{"name": tool.name, "arguments": arguments} for tool, (_, arguments) in zip(chosen, parts, strict=True)]
-    return _row(rng, "parallel", _noise(rng), _shuffled(rng, tools), corpus_tools.dressed(rng, joint.join(said for said, _ in parts)), calls)
+    return _row(rng, "parallel", _noise(rng), _shuffled(rng, tools), corpus_tools.dressed(rng, text), calls)
 
 
 def decline_row(rng: random.Random) -> Row:
@@ -120,7 +129,7 @@ def missing_row(rng: random.Random) -> Row:
     said = f"{rng.choice(corpus_tools.VERBS[tool.verb])} {rng.choice(('the', 'a', 'my'))} {tool.thing}"
     others = [p.said for p in required if p is not asked]
     if others or asked.kind == "flag":
-        wanted = values.listed(rng, [p.said for p in required])
+        wanted = _told([p.said for p in required])
         return _row(rng, "missing", [], [tool.schema()], corpus_tools.dressed(rng, said), [], [_say(f"Please tell me the {wanted}.")])
     return _row(rng, "missing", [], [tool.schema()], corpus_tools.dressed(rng, said), [], [_say(f"Please tell me the {asked.said}.")])
 
@@ -132,7 +141,7 @@ def answer_row(rng: random.Random) -> Row:
     response: Row = {}
     for _ in range(rng.randint(1, 3)):
         response[rng.choice(words.SINGULAR)] = rng.choice((values.said_integer, values.said_number, values.said_city, values.said_person, values.said_code, values.said_title, values.said_date))(rng)[1]
-    told = values.listed(random.Random(0), [f"the {key} is {value}" for key, value in sorted(response.items())])
+    told = _told([f"the {key} is {value}" for key, value in sorted(response.items())])
     answer = f"{told[0].upper()}{told[1:]}."
     if rng.random() < 0.2:
         response, answer = {"status": rng.choice(("ok", "done", "success"))}, "Done."
@@ -163,6 +172,10 @@ def lookup_row(rng: random.Random) -> Row:
     return _row(rng, "lookup", [note, *_noise(rng)], _shuffled(rng, [tool, *(t for t in extra if t.name != tool.name)]), corpus_tools.dressed(rng, said), [{"name": tool.name, "arguments": arguments}])
 
 
+def _ordinal(number: int) -> str:
+    return "th" if number in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+
+
 def today_row(rng: random.Random) -> Row:
     """A day said in relation to the current one, which the developer's notes give."""
     tool = corpus_tools.tool(rng)
@@ -175,9 +188,41 @@ def today_row(rng: random.Random) -> Row:
     said_day = {0: "today", 1: "tomorrow", -1: "yesterday"}.get(ahead, f"in {ahead} days")
     if 2 <= ahead <= 7 and rng.random() < 0.6:
         said_day = rng.choice(("next ", "this coming ", "")) + f"{day:%A}"
-    note = rng.choice((f"Today is {today:%A}, {today.isoformat()}.", f"Current date: {today.isoformat()} ({today:%A})", f"Today: {today.isoformat()}, {today:%A}"))
+    if rng.random() < 0.5:
+        day = today
+        said_day = rng.choice((f"{day.day} {day:%B}", f"{day:%B} {day.day}", f"the {day.day}{_ordinal(day.day)} of {day:%B}", f"{day:%B} {day.day}{_ordinal(day.day)}"))
+    note = rng.choice((f"Year: {today.year}", f"The year is {today.year}.", f"It is {today.year}.")) if said_day[-1].isdigit() or f"{day:%B}" in said_day else rng.choice((f"Today is {today:%A}, {today.isoformat()}.", f"Current date: {today.isoformat()} ({today:%A})", f"Today: {today.isoformat()}, {today:%A}"))
     said, arguments = corpus_tools.request(rng, tool, {target.name: (said_day, day.isoformat())})
     return _row(rng, "today", [note], [tool.schema()], corpus_tools.dressed(rng, said), [{"name": tool.name, "arguments": arguments}])
+
+
+def _spell(pattern: str, first: str, last: str) -> str:
+    found = {"first": first.lower(), "last": last.lower(), "First": first, "Last": last}
+    name, at, host = pattern.partition("@") if "@" in pattern else pattern.partition("/")
+    return re.sub("first|last|First|Last", lambda match: found[match.group()], name) + at + host
+
+
+def login_row(rng: random.Random) -> Row:
+    """People are named, and their logins must be spelled by a pattern from the developer's notes."""
+    host = values.address(rng).split("@")[1]
+    pattern = rng.choice(("first.last", "first_last", "first-last", "last.first", "last_first", "firstlast", "First.Last", "first", "last")) + rng.choice((f"@{host}", f"@{host}", f"@{host}", f"/{host}", ""))
+    people = [person for person in (words.person(rng) for _ in range(12)) if " " in person and "." not in person][: rng.choice((1, 1, 2, 3))] or ["Ada Berg"]
+    logins = []
+    for person in people:
+        first, last = person.split(" ", 1)
+        logins.append(_spell(pattern, first, last))
+    kind, noun = rng.choice(("login", "handle", "account", "user", "contact")), rng.choice(words.SINGULAR)
+    verb = rng.choice(("invite", "notify", "assign", "share", "book", "track"))
+    schema, argument = ({"type": "array", "items": {"type": "string"}, "description": f"The {kind}s."}, logins) if len(logins) > 1 or rng.random() < 0.3 else ({"type": "string", "description": f"The {kind}."}, logins[0])
+    key = f"{kind}s" if isinstance(argument, list) else kind
+    tool = {"type": "function", "function": {"name": f"{verb}_{noun}", "description": f"{verb.capitalize()} a {noun}.", "parameters": {"type": "object", "properties": {key: schema, "title": {"type": "string", "description": f"The {noun}."}}, "required": [key]}}}
+    arguments: Row = {key: argument}
+    said = rng.choice((f"{rng.choice(corpus_tools.VERBS[verb])} the {noun} for {values.listed(rng, people)}", f"{noun} {verb}: {values.listed(rng, people)}", f"{values.listed(rng, people)} need the {noun}, {verb} it"))
+    if rng.random() < 0.6:
+        arguments["title"] = values.title(rng)
+        said += rng.choice((" called ", ", titled ", ", title ")) + arguments["title"]
+    shown = rng.choice((f"Every {kind} is {pattern}.", f"{kind.capitalize()}s look like {pattern}", f"{kind.capitalize()} format: {pattern}", f"{kind.capitalize()}: {pattern}"))
+    return _row(rng, "login", [shown, *_noise(rng)], [tool], corpus_tools.dressed(rng, said), [{"name": f"{verb}_{noun}", "arguments": arguments}])
 
 
 def copy_row(rng: random.Random) -> Row:
@@ -227,10 +272,10 @@ def _composed(skill: str, make: Callable[[random.Random], corpus_strings.Compose
 
 query_row = _composed("query", corpus_queries.query_row)
 SKILLS: dict[str, tuple[float, Callable[[random.Random], Row]]] = {
-    "query": (0.36, query_row), "formula": (0.06, _composed("formula", corpus_strings.formula_row)), "schedule": (0.015, _composed("schedule", corpus_strings.schedule_row)),
-    "template": (0.03, _composed("template", corpus_strings.template_row)), "pairs": (0.025, _composed("pairs", corpus_strings.pairs_row)), "single": (0.19, single_row),
-    "parallel": (0.08, parallel_row), "decline": (0.075, decline_row), "missing": (0.015, missing_row), "answer": (0.04, answer_row), "lookup": (0.06, lookup_row),
-    "today": (0.01, today_row), "copy": (0.04, copy_row),
+    "query": (0.38, query_row), "formula": (0.07, _composed("formula", corpus_strings.formula_row)), "schedule": (0.015, _composed("schedule", corpus_strings.schedule_row)),
+    "template": (0.03, _composed("template", corpus_strings.template_row)), "pairs": (0.025, _composed("pairs", corpus_strings.pairs_row)), "single": (0.16, single_row),
+    "parallel": (0.07, parallel_row), "decline": (0.075, decline_row), "missing": (0.015, missing_row), "answer": (0.04, answer_row), "lookup": (0.07, lookup_row),
+    "today": (0.03, today_row), "login": (0.04, login_row), "copy": (0.03, copy_row),
 }  # fmt: skip
 _NAMES = tuple(SKILLS)
 _WEIGHTS = tuple(weight for weight, _ in SKILLS.values())

@@ -134,6 +134,12 @@ class Language:
             text += rng.choice((". Operators: ", "\nOP is ", "; ops ")) + ", ".join(rng.choice((f"{self.operators[o]} ({_MEANINGS[o]})", f"{self.operators[o]} {_MEANINGS[o]}")) for o in shown)
         if aggregates:
             text += rng.choice((". Numbers: ", "\nTotals: ", "; ")) + ", ".join(f"{_AGGREGATE_MEANINGS[a]} {self.aggregate.format(a=self.aggregates[a], f='field') if a != 'count' else self.aggregates[a]}" for a in sorted(aggregates))
+        if self.joint != " ":
+            text += ". One clause a line" if self.joint == "\n" else f". Clauses are separated by `{self.joint}`" if self.joint else ""
+        if "show" in used:
+            text += f". All fields: {self.everything}" if self.everything else ""
+        if "link" in used:
+            text += f". With two collections write NAME{self.dot}field"
         text += rng.choice((". Join conditions with ", "; both:", ". And is ")) + f"`{self.conjunction}`" + (f", or is `{self.disjunction}`" if either or rng.random() < 0.3 else "")
         return text + rng.choice((". Text as ", "; text ")) + self.quote.format("text") + "."
 

@@ -216,7 +216,10 @@ def _state(rng: random.Random, x: Condition, *, subject: Collection) -> str:
     f, v = x.field, str(x.value)
     of = "" if x.of is subject else f"{rng.choice(('whose ' + x.of.one + ' ', 'with a ' + x.of.one + ' that '))}"
     if of.startswith("with"):
-        return of + _state(rng, Condition(subject, f, x.operator, x.value), subject=subject).replace("are ", "is ", 1).replace("have ", "has ", 1)
+        stated = _state(rng, Condition(subject, f, x.operator, x.value), subject=subject)
+        if stated.startswith("whose "):
+            return of.removesuffix("that ") + stated
+        return of + stated.replace("are ", "is ", 1).replace("have ", "has ", 1)
     own = f"{of}{f.said}" if of else f"whose {f.said}"
     if f.holds == "flag":
         return f"{of}{'is' if of else 'are'} {'' if x.value else 'not '}{f.said}"
@@ -224,16 +227,24 @@ def _state(rng: random.Random, x: Condition, *, subject: Collection) -> str:
         phrases = f.more if x.operator == "more" else f.less
         return rng.choice(phrases).format(v=v)
     if f.holds == "date":
-        return rng.choice({"more": (f"{own} is after {v}", f"have {f.said} after {v}" if not of else f"{own} is later than {v}"), "less": (f"{own} is before {v}", f"{own} is earlier than {v}"), "equal": (f"{own} is {v}", f"{own} is on {v}")}[x.operator])
+        return rng.choice({"more": (f"{own} is after {v}", f"have {f.said} after {v}" if not of else f"{own} is later than {v}", f"{own} comes after {v}", f"{own} is past {v}"), "less": (f"{own} is before {v}", f"{own} is earlier than {v}", f"{own} comes before {v}", f"have {f.said} before {v}" if not of else f"{own} is before {v}"), "equal": (f"{own} is {v}", f"{own} is on {v}")}[x.operator])
     stated = {
-        "more": ("is more than {v}", "is above {v}", "is greater than {v}", "is over {v}", "exceeds {v}"), "less": ("is less than {v}", "is below {v}", "is under {v}", "is smaller than {v}"),
-        "least": ("is at least {v}", "is {v} or more", "is no less than {v}"), "most": ("is at most {v}", "is {v} or less", "is no more than {v}"),
+        "more": ("is more than {v}", "is above {v}", "is greater than {v}", "is over {v}", "exceeds {v}", "is higher than {v}", "tops {v}", "goes beyond {v}", "is bigger than {v}"), "less": ("is less than {v}", "is below {v}", "is under {v}", "is smaller than {v}", "is lower than {v}", "falls short of {v}", "stays below {v}"),
+        "least": ("is at least {v}", "is {v} or more", "is no less than {v}", "is {v} or higher", "reaches {v}", "is not below {v}", "is {v} and up", "is from {v} up"), "most": ("is at most {v}", "is {v} or less", "is no more than {v}", "is {v} or lower", "is up to {v}", "does not exceed {v}", "is not above {v}"),
         "equal": ("is {v}", "equals {v}", "is exactly {v}" if f.holds == "number" else "is {v}"), "unequal": ("is not {v}", "is other than {v}"), "has": ("contains {v}", "includes {v}"),
     }  # fmt: skip
     if f.name in ("city", "country", "region") and x.operator == "equal" and rng.random() < 0.6:
         return f"{of}is in {v}" if of else rng.choice((f"are in {v}", f"are from {v}", f"are located in {v}"))
     if f.name in ("name", "title") and x.operator == "equal" and rng.random() < 0.6:
         return f"{of}is {rng.choice(('called', 'named'))} {v}" if of else rng.choice((f"are called {v}", f"are named {v}"))
+    if not of and rng.random() < 0.15:
+        amounts = {"more": "over {v}", "less": "under {v}", "least": "at least {v}", "most": "at most {v}", "equal": "{v}", "unequal": "other than {v}", "has": "like {v}"}
+        return f"have a {f.said} of " + amounts[x.operator].format(v=v)
+    if not of and f.holds == "number" and f.said.endswith("s") and rng.random() < 0.5:
+        amounts = {"more": "more than {v}", "less": "fewer than {v}", "least": "at least {v}", "most": "at most {v}", "equal": "exactly {v}", "unequal": "not {v}", "has": "{v}"}
+        return "have " + amounts[x.operator].format(v=v) + f" {f.said}"
+    if not of and f.holds == "text" and x.operator == "equal" and rng.random() < 0.3:
+        return rng.choice((f"belong to the {v} {f.said}", f"are {v}", f"are in {f.said} {v}", f"are of {f.said} {v}", f"have {v} as their {f.said}", f"are {v} by {f.said}"))
     if not of and rng.random() < 0.25:
         return f"have {f.said} " + rng.choice(stated[x.operator]).removeprefix("is ").format(v=v)
     return f"{own} " + rng.choice(stated[x.operator]).format(v=v)
@@ -256,35 +267,39 @@ def question(rng: random.Random, i: Intent) -> str:
     clauses = [_state(rng, x, subject=c) for x in i.conditions]
     tail = "" if not clauses else " " + joint.join(_shortened(rng, clause) for clause in clauses)
     if i.aggregate:
-        grouped = ""
+        grouped, said = "", ""
         if i.grouped is not None:
             of, by = i.grouped
             said = by.said if of is c else f"{of.one} {by.said}"
             if i.group_minimum is not None:
-                return choice((f"which {said} values have more than {i.group_minimum} {c.many}{tail}", f"list each {said} with over {i.group_minimum} {c.many}{tail}", f"{said} groups of {c.many}{tail} with more than {i.group_minimum} entries"))
-            grouped = choice((f" per {said}", f" for each {said}", f" by {said}", f" in each {said}", f" grouped by {said}"))
+                return choice((f"which {said} values have more than {i.group_minimum} {c.many}{tail}", f"list each {said} with over {i.group_minimum} {c.many}{tail}", f"{said} groups of {c.many}{tail} with more than {i.group_minimum} entries", f"where do we have more than {i.group_minimum} {c.many}{tail} by {said}", f"what {said} values occur on more than {i.group_minimum} {c.many}{tail}", f"find the {said} values shared by more than {i.group_minimum} {c.many}{tail}"))
+            grouped = choice((f" per {said}", f" for each {said}", f" by {said}", f" in each {said}", f" grouped by {said}", f" for every {said}", f", one line per {said}", f", split by {said}", f", broken down by {said}"))
         if i.aggregate == "count":
-            return choice((f"how many {c.many}{tail} are there{grouped}", f"how many {c.many}{grouped}{tail}", f"count the {c.many}{tail}{grouped}", f"number of {c.many}{tail}{grouped}", f"what is the number of {c.many}{tail}{grouped}"))
+            return choice((f"how many {c.many}{tail} are there{grouped}", f"how many {c.many}{grouped}{tail}", f"count the {c.many}{tail}{grouped}", f"number of {c.many}{tail}{grouped}", f"what is the number of {c.many}{tail}{grouped}", f"how many {c.many}{tail} do we have{grouped}", f"total count of {c.many}{tail}{grouped}", f"I need a count of {c.many}{grouped}{tail}", f"give me the number of {c.many}{grouped}{tail}", f"what's the count of {c.many}{tail}{grouped}", f"how large is the number of {c.many}{tail}{grouped}", f"tell me how many {c.many}{tail} exist{grouped}", f"do a head count of {c.many}{tail}{grouped}", f"I'd like to know how many {c.many}{tail} there are{grouped}", *((f"for each {said}, how many {c.many}{tail} are there", f"split the {c.many}{tail} by {said} and count them", f"break down the number of {c.many}{tail} by {said}", f"{said} by {said}, how many {c.many}{tail}", f"show every {said} with its number of {c.many}{tail}", f"how are the {c.many}{tail} spread over {said}, in numbers") if grouped else (f"{c.many}{tail}: how many", f"of all {c.many}, how many are there{tail}", f"is there a figure for how many {c.many}{tail}"))))
         assert i.aggregated is not None
         word = choice({"sum": ("total", "sum of", "combined"), "average": ("average", "mean"), "least": ("lowest", "minimum", "smallest"), "most": ("highest", "maximum", "largest")}[i.aggregate])
-        return choice((f"what is the {word} {i.aggregated.said} of {c.many}{tail}{grouped}", f"{word} {i.aggregated.said} of all {c.many}{tail}{grouped}", f"give me the {word} {i.aggregated.said}{grouped} for {c.many}{tail}", f"the {word} {i.aggregated.said} of {c.many}{grouped}{tail}"))
+        return choice((f"what is the {word} {i.aggregated.said} of {c.many}{tail}{grouped}", f"{word} {i.aggregated.said} of all {c.many}{tail}{grouped}", f"give me the {word} {i.aggregated.said}{grouped} for {c.many}{tail}", f"the {word} {i.aggregated.said} of {c.many}{grouped}{tail}", f"how high is the {word} {i.aggregated.said} of {c.many}{tail}{grouped}", f"I'd like the {word} {i.aggregated.said} over {c.many}{tail}{grouped}", f"across {c.many}{tail}, what is the {word} {i.aggregated.said}{grouped}", f"work out the {word} {i.aggregated.said} of the {c.many}{tail}{grouped}", f"find the {word} {i.aggregated.said} among {c.many}{tail}{grouped}", f"{word} {i.aggregated.said}, {c.many}{tail}{grouped}", *((f"for each {said}, what is the {word} {i.aggregated.said} of {c.many}{tail}", f"break the {word} {i.aggregated.said} of {c.many}{tail} down by {said}", f"show every {said} with the {word} {i.aggregated.said} of its {c.many}{tail}") if grouped else ())))
     shown = values.listed(rng, [f.said for f in i.columns])
-    noun = f"the {shown} of {choice(('', '', 'the '))}{c.many}" if shown else choice((f"{c.many}", f"the {c.many}", f"all {c.many}"))
-    rank, order = "", ""
+    noun = choice((f"the {shown} of {c.many}", f"the {shown} of the {c.many}", f"the {shown} of all {c.many}", f"{shown} for {c.many}", f"{shown} of every {c.one}" if not tail else f"{shown} for all {c.many}")) if shown else choice((f"{c.many}", f"the {c.many}", f"all {c.many}", f"every {c.one}" if not tail else c.many, f"all details of {c.many}", f"everything about {c.many}", f"all fields of the {c.many}"))
+    order = ""
     if i.sort is not None:
         adjectives = i.sort.largest if i.descending else i.sort.smallest
         if i.limit is not None:
-            with_word = f"with the {choice(('highest', 'largest', 'greatest') if i.descending else ('lowest', 'smallest', 'least'))} {i.sort.said}" if i.sort.holds == "number" else f"with the {choice(('latest', 'most recent') if i.descending else ('earliest', 'oldest'))} {i.sort.said}"
+            with_word = f"with the {choice(('highest', 'largest', 'greatest', 'biggest', 'top', 'most') if i.descending else ('lowest', 'smallest', 'least', 'fewest'))} {i.sort.said}" if i.sort.holds == "number" else f"with the {choice(('latest', 'most recent') if i.descending else ('earliest', 'oldest'))} {i.sort.said}"
             number = "" if i.limit == 1 else f"{i.limit} "
             thing = c.one if i.limit == 1 else c.many
+            number = words.spelled(rng, i.limit) + " " if i.limit > 1 and rng.random() < 0.3 else number
             first = f"{choice(('', 'top '))}{number}" if i.limit > 1 and i.descending else number
             rank = f"the {number}{choice(adjectives)} {thing}" if adjectives and rng.random() < 0.6 else f"the {first}{thing} {with_word}"
             noun = f"the {shown} of {rank}" if shown else rank
         else:
-            ways = ("highest first", "largest first", "descending", "from high to low") if i.descending else ("lowest first", "smallest first", "ascending", "from low to high")
+            ways = ("highest first", "largest first", "descending", "from high to low", "biggest first", "in descending order", "top down", "starting with the highest", "starting with the largest") if i.descending else ("lowest first", "smallest first", "ascending", "from low to high", "in ascending order", "bottom up", "starting with the lowest", "starting with the smallest")
             if i.sort.holds == "date":
-                ways = ("newest first", "latest first", "most recent first") if i.descending else ("oldest first", "earliest first")
-            order = choice((f", {choice(ways)} by {i.sort.said}", f" sorted by {i.sort.said}, {choice(ways)}", f" ordered by {i.sort.said} {choice(ways)}", f", by {i.sort.said}, {choice(ways)}"))
+                ways = ("newest first", "latest first", "most recent first", "starting with the newest", "from new to old") if i.descending else ("oldest first", "earliest first", "starting with the oldest", "in order of time", "from old to new")
+            order = choice((f", {choice(ways)} by {i.sort.said}", f" sorted by {i.sort.said}, {choice(ways)}", f" ordered by {i.sort.said} {choice(ways)}", f", by {i.sort.said}, {choice(ways)}", f", arranged by {i.sort.said}, {choice(ways)}", f", ranked by {i.sort.said}, {choice(ways)}", f" in order of {i.sort.said}, {choice(ways)}"))
             if adjectives and rng.random() < 0.4:
                 order = f", {choice(adjectives)} first"
-    return choice(("list ", "show ", "show me ", "give me ", "find ", "which are ", "what are ", "get ", "")) + noun + tail + order
+    if rng.random() < 0.2:
+        ask = choice(("which {x} are there", "{x}, please", "who or what are {x}", "I would like to see {x}", "what do we know: {x}", "pull up {x}", "let me have {x}", "hand me {x}", "bring up {x}", "I'm after {x}", "what about {x}", "could I get {x}", "look up {x}", "name {x}", "run through {x}", "go over {x}"))
+        return ask.format(x=noun + tail) + order
+    return choice(("list ", "show ", "show me ", "give me ", "find ", "which are ", "what are ", "get ", "return ", "I need ", "please list ", "can you pull ", "could you show ", "tell me ", "display ", "what is ", "see ", "print ", "")) + noun + tail + order

@@ -20,8 +20,8 @@ def _one(name: str, about: str, key: str, described: str, value: str, notes: lis
 
 # operator -> English forms over two operands
 _STEPS = {
-    "+": ("{a} plus {b}", "the sum of {a} and {b}", "add {b} to {a}", "{a} and {b} together", "{a} increased by {b}"), "-": ("{a} minus {b}", "take {b} from {a}", "subtract {b} from {a}", "{a} less {b}", "{a} reduced by {b}"),
-    "*": ("{a} times {b}", "the product of {a} and {b}", "multiply {a} by {b}", "{a} multiplied by {b}"), "/": ("{a} divided by {b}", "divide {a} by {b}", "the ratio of {a} to {b}", "{a} over {b}"),
+    "+": ("{a} plus {b}", "the sum of {a} and {b}", "add {b} to {a}", "{a} and {b} together", "{a} increased by {b}", "{a} combined with {b}", "{b} more than {a}", "{a} topped up with {b}", "{a} and another {b}", "{a} joined by {b}"), "-": ("{a} minus {b}", "take {b} from {a}", "subtract {b} from {a}", "{a} less {b}", "{a} reduced by {b}", "{a} without {b}", "{b} fewer than {a}", "what is left of {a} after {b}", "{a} once {b} is gone", "{a} after losing {b}"),
+    "*": ("{a} times {b}", "the product of {a} and {b}", "multiply {a} by {b}", "{a} multiplied by {b}", "{a} at {b} each", "{b} lots of {a}", "{a} repeated {b} times", "{a} for every {b}", "{b} groups of {a}"), "/": ("{a} divided by {b}", "divide {a} by {b}", "the ratio of {a} to {b}", "{a} over {b}", "{a} split {b} ways", "{a} shared equally among {b}", "{a} per {b}", "{a} spread evenly over {b}"),
 }  # fmt: skip
 _ORDER = {"+": "{a}, then add {b}", "-": "{a}, then subtract {b}", "*": "{a}, then multiply by {b}", "/": "{a}, then divide by {b}"}
 

@@ -207,7 +207,7 @@ def tool(rng: random.Random, *, thing: str = "", verb: str = "") -> Tool:
         if rng.random() < 0.3:
             thing = f"{rng.choice(words.SINGULAR if rng.random() < 0.6 else words.ADJECTIVES)} {thing}"
     taken: set[str] = set()
-    parameters = tuple(parameter(rng, taken) for _ in range(rng.choice((0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5))))
+    parameters = tuple(parameter(rng, taken) for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 5))))
     article = rng.choice(("a", "the"))
     synonym = rng.choice(VERBS[verb])
     descriptions = (f"{verb.capitalize()} {article} {thing}.", f"{synonym.capitalize()} {article} {thing}", f"{verb.capitalize()}s {article} {thing} for the user.", f"Use this to {synonym} {article} {thing}.", f"{verb} {thing}")
@@ -252,6 +252,8 @@ def request(rng: random.Random, tool: Tool, overrides: dict[str, values.Said] | 
         said.append(_phrase(rng, p, words_said, alone=sum(q.kind == p.kind for q in tool.parameters) == 1))
     rng.shuffle(said)
     text = f"{rng.choice(VERBS[tool.verb])} {rng.choice(('the', 'a', 'my', 'the', ''))} {tool.thing}".replace("  ", " ")
+    if said and rng.random() < 0.12:
+        return rng.choice((", ", "; ")).join(said) + rng.choice((": ", ", ", " - ")) + text, arguments
     if said:
         joint = rng.choice((", ", ", ", " ", " and ", "; ", ". "))
         text += rng.choice((" ", " ", ", ", ": ", " - ")) + joint.join(said)

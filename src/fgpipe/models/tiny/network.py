@@ -143,7 +143,8 @@ def logits(
     """Logits `(tokens, vocabulary)` of packed rows; row i is `bounds[i]:bounds[i + 1]` of the token axis."""
     w = {name: value.to(dtype) for name, value in weights.items()}
     stacked = {name: w[name].unbind(0) for name in (*MATRICES, *_NORMS, "q_norm", "k_norm")}
-    x = F.embedding(ids, w["embed"]) * shape.hidden**0.5
+    # Gathered in float32: the gradient of a gather adds with atomics, which are slow and inexact in bfloat16.
+    x = F.embedding(ids, weights["embed"]).to(dtype) * shape.hidden**0.5
     frequency = torch.arange(0, shape.head, 2, device=ids.device, dtype=torch.float32) / shape.head
     angles = {full: position.float()[:, None] / (1e6 if full else 1e4) ** frequency for full in (False, True)}
     turns = {full: tuple(torch.cat((f(a), f(a)), -1).to(dtype)[:, None] for f in (torch.cos, torch.sin)) for full, a in angles.items()}

@@ -7,6 +7,7 @@ on rows never trained on, and the model's folder.
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import math
 import os
@@ -17,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fgpipe.functiongemma import render
 from fgpipe.models.tiny import corpus
-from fgpipe.models.tiny._render_tmp import segments
 from fgpipe.models.tiny.batches import LONGEST_ROW, Batch, stream
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 TOKENIZER_ROWS = 30_000
 BATCH_TOKENS = 131_072
+KEPT_BATCHES = 1500
+REPEATS = 2
+"""How often a batch is used on average, the second time drawn from the last `KEPT_BATCHES`: the GPU outruns the corpus."""
 _WARM_UP_STEPS = 100
 _STABLE_FRACTION = 0.4
 
@@ -38,7 +42,8 @@ def sample_texts(count: int, *, seed: int) -> list[str]:
 
     rng = random.Random(f"tokenizer-{seed}")
     marker = re.compile(r"<(?:start|end)_\w+>|<escape>|<bos>")
-    return [marker.sub("\n", "".join(text for text, _ in segments(corpus.row(rng)))) for _ in range(count)]
+    rows = (corpus.row(rng) for _ in range(count))
+    return [marker.sub("\n", render(row["messages"], row["tools"])) for row in rows]
 
 
 def rate_fraction(step: int, progress: float) -> float:
@@ -96,12 +101,18 @@ class Trainer:
 def train(trainers: list[Trainer], batches: Iterator[Batch], *, minutes: float, steps: int, log: Path | None = None) -> None:
     """Step all `trainers` on the same batches until `steps` or `minutes` are used up, whichever comes first."""
     began, tokens, losses = time.monotonic(), 0, []
+    recent: collections.deque[Batch] = collections.deque(maxlen=KEPT_BATCHES)
+    chooser = random.Random(0)
     while True:
         progress = max(trainers[0].steps / steps, (time.monotonic() - began) / (60 * minutes))
         if progress >= 1:
             return
-        batch = next(batches)
-        if trainers[0].steps == 1:
+        if not recent or trainers[0].steps % REPEATS == 0:
+            recent.append(next(batches))
+            batch = recent[-1]
+        else:
+            batch = recent[chooser.randrange(len(recent))]
+        if len(recent) == 1:
             began = time.monotonic()  # compilation is not training time
         losses = [trainer.step(batch, progress) for trainer in trainers]
         tokens += len(batch.ids)

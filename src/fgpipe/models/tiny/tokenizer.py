@@ -21,7 +21,7 @@ SPACED_TOKENS = 1200
 LINE_FEED_ID = 107
 _WORD = r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])"
 _PIECES = r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[\s\S]"
-_SPACED_PIECES = r" ?[A-Z]?[a-z]+| ?[A-Z]+(?![a-z])|[\s\S]"
+SPACED_PIECES = r" ?[A-Z]?[a-z]+| ?[A-Z]+(?![a-z])|[\s\S]"
 _SPECIAL = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 50: "<start_function_response>", 105: "<start_of_turn>", 106: "<end_of_turn>"}
 _MARKERS = {
     4: "<mask>", 5: "[multimodal]", 46: "<start_function_declaration>", 47: "<end_function_declaration>", 48: "<start_function_call>",
@@ -56,7 +56,7 @@ def _assemble(tokens: list[str], merges: list[tuple[str, str]]) -> Tokenizer:
             vocabulary[token] = next(free)
     made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     made.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_SPACED_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [pre_tokenizers.Split(Regex(SPACED_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     made.decoder = decoders.ByteLevel()
     for identity in sorted({**_SPECIAL, **_MARKERS}):

@@ -36,6 +36,7 @@ NUMBER_WORDS = dict(
         strict=True,
     )
 )
+_SPELLED = {value: word for word, value in NUMBER_WORDS.items()}
 ADJECTIVES = tuple(
     """active annual basic big blank bold bright broken busy calm central cheap clean clear cold common complete cool current custom daily dark deep
     digital direct dry early easy empty external extra fair fast final fine first flat formal free fresh full general global good great happy hard heavy
@@ -109,6 +110,11 @@ KEYWORDS = tuple(
 _ONSETS = "b bl br c ch cl d dr f fl g gr h j k kl l m n p pr qu r s sh sk st t th tr v w x y z".split()
 _VOWELS = "a e i o u ai ea ee io ou a e i o".split()
 _CODAS = ["", "", "", "n", "r", "l", "s", "x", "k", "m", "nd", "rt", "ck", "th", "z"]
+
+
+def spelled(rng: random.Random, number: int) -> str:
+    """A small number in words, any other in digits."""
+    return _SPELLED.get(number, str(number)) if rng.random() < 0.9 else str(number)
 
 
 def pseudo_word(rng: random.Random) -> str:
