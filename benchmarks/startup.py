@@ -1,6 +1,7 @@
 """How long the command line takes to answer, next to a bare interpreter: python benchmarks/startup.py [runs].
 
-Each round runs every command once, so that a machine whose speed drifts affects them alike; medians and their ratios are printed.
+Each round runs every command once, so that a machine whose speed drifts affects them alike; medians and their ratios
+are printed.
 """
 
 from __future__ import annotations
