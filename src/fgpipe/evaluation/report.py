@@ -189,10 +189,10 @@ def _table(first: str, *, title: str | None = None) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column(first, no_wrap=True)
     for model in MODELS:
-        table.add_column(model, justify="right", no_wrap=True)
+        table.add_column(f"{model}, %", justify="right", no_wrap=True)
     table.add_column("of")
     return table
 
@@ -201,7 +201,7 @@ def shown_share(figure: Mapping[str, Any]) -> str:
     """A share with its interval, in per cent; "n/a" where no row counts."""
     if figure["value"] is None:
         return "n/a"
-    return f"{100 * figure['value']:.1f} % [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
+    return f"{100 * figure['value']:.1f} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
 
 
 def _counts(figures: Sequence[Mapping[str, Any]]) -> str:

@@ -21,15 +21,15 @@ class Metric:
 
 
 METRICS: Mapping[str, Metric] = {
-    "parse_rate": Metric("all rows", "every call is readable, and text is free of the format's own tokens"),
+    "parse_rate": Metric("rows", "every call is readable, and text is free of the format's own tokens"),
     "function_name": Metric("call rows", "the right functions are called, each as often as expected"),
     "required_arguments": Metric("right names", "no required argument is missing; of answers with the right functions"),
-    "exact_match": Metric("all rows", "all calls equal, with types, in any order; no call where none is right"),
-    "lenient_match": Metric("all rows", "the same, without case, spaces and punctuation of strings"),
+    "exact_match": Metric("rows", "all calls equal, with types, in any order; no call where none is right"),
+    "lenient_match": Metric("rows", "the same, without case, spaces and punctuation of strings"),
     "mobile_actions_match": Metric("call rows", "Google's Mobile Actions rule: same order, only strings compared"),
     "no_call_precision": Metric("refusals", "no call was right; of answers without a call"),
     "no_call_recall": Metric("no-call rows", "no call is made; of rows where none is right"),
-    "execution_accuracy": Metric("all rows", "every query gives the expected result; no call where none is right"),
+    "execution_accuracy": Metric("rows", "every query gives the expected result; no call where none is right"),
 }
 """Every score, in the order they are shown."""
 
