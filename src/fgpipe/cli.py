@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    # Idle OpenMP threads that spin take the CPU from whatever else runs; on a shared machine torch all but stops.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "-m" in words or "--multirun" in words:
         return _guarded(lambda: _sweep([word for word in words if word not in ("-m", "--multirun")]))
