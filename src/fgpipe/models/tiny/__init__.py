@@ -1,4 +1,4 @@
-"""The tiny model: a few million parameters that call functions in general, shipped so that the whole line runs anywhere."""
+"""The tiny model: a few million parameters that call functions in general, so that the whole line runs anywhere."""
 
 from __future__ import annotations
 

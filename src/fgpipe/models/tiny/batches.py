@@ -1,4 +1,4 @@
-"""Packed training batches, made by worker processes from fresh rows of the corpus; no row is ever seen twice."""
+"""Packed training batches, made by worker processes from rows of the corpus that are drawn afresh."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fgpipe.functiongemma import segments
 from fgpipe.models.tiny import corpus
+from fgpipe.models.tiny.corpus_rows import Row
 from fgpipe.models.tiny.tokenizer import SPACED_PIECES
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ LONGEST_ROW = 1536
 """Rows of more tokens are dropped (one in some thousands)."""
 MOST_ROWS = 640
 """Room for row bounds in one batch; unused bounds repeat the end, so that shapes never change."""
+KEPT_BATCHES = 1500
+REPEATS = 2
+"""Mean uses of a batch, the second drawn from the last `KEPT_BATCHES`: the GPU is faster than the corpus."""
 PROMPT_WEIGHT = 0.05
 """Loss weight of a prompt token; a completion token weighs 1."""
 
@@ -61,7 +65,7 @@ class Encoder:
             ids += known[piece]
         return ids
 
-    def row(self, row: corpus.Row) -> tuple[list[int], list[float]]:
+    def row(self, row: Row) -> tuple[list[int], list[float]]:
         """Token ids of a row, and the loss weight of each token as a target."""
         ids: list[int] = []
         weights: list[float] = []
@@ -117,7 +121,8 @@ def stream(tokenizer_file: Path, *, seed: int, tokens: int, workers: int) -> Ite
     context = multiprocessing.get_context("spawn")
     ready: multiprocessing.Queue[Batch] = context.Queue(maxsize=4 * workers)
     processes = [
-        context.Process(target=_work, args=(str(tokenizer_file), f"pretrain-{seed}-{i}", tokens, ready), daemon=True) for i in range(workers)
+        context.Process(target=_work, args=(str(tokenizer_file), f"pretrain-{seed}-{i}", tokens, ready), daemon=True)
+        for i in range(workers)
     ]
     for process in processes:
         process.start()
@@ -126,7 +131,9 @@ def stream(tokenizer_file: Path, *, seed: int, tokens: int, workers: int) -> Ite
             try:
                 yield ready.get(timeout=60)
             except queue.Empty:
-                raise RuntimeError("corpus workers: got no batch in 60 s, expected one every few milliseconds") from None
+                raise RuntimeError(
+                    "corpus workers: got no batch in 60 s, expected one every few milliseconds"
+                ) from None
     finally:
         for process in processes:
             process.terminate()

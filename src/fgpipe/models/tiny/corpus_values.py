@@ -18,9 +18,17 @@ def code(rng: random.Random) -> str:
     letters = "".join(rng.choices(string.ascii_uppercase, k=rng.randint(1, 4)))
     number = "".join(rng.choices(string.digits, k=rng.randint(2, 6)))
     return rng.choice(
-        (f"{letters}-{number}", f"{letters}{number}", f"{letters.lower()}{number}", f"#{number}", f"{letters.lower()}_{number[:2]}_{number[2:]}",
-         f"{number}{letters[0]}", f"{number}-{letters}-{rng.randint(1, 99)}", f"{words.pseudo_word(rng)}-{number}")
-    )  # fmt: skip
+        (
+            f"{letters}-{number}",
+            f"{letters}{number}",
+            f"{letters.lower()}{number}",
+            f"#{number}",
+            f"{letters.lower()}_{number[:2]}_{number[2:]}",
+            f"{number}{letters[0]}",
+            f"{number}-{letters}-{rng.randint(1, 99)}",
+            f"{words.pseudo_word(rng)}-{number}",
+        )
+    )
 
 
 def title(rng: random.Random) -> str:
@@ -37,12 +45,25 @@ def title(rng: random.Random) -> str:
 def address(rng: random.Random) -> str:
     """An address of a person on an invented host, e.g. `nora.falk@brelou.example`."""
     first, last = rng.choice(words.FIRST_NAMES).lower(), rng.choice(words.LAST_NAMES).lower()
-    local = rng.choice((first, f"{first}.{last}", f"{first[0]}{last}", f"{first}_{last}", last, f"{first}{rng.randint(1, 99)}", rng.choice(words.SINGULAR)))
+    local = rng.choice(
+        (
+            first,
+            f"{first}.{last}",
+            f"{first[0]}{last}",
+            f"{first}_{last}",
+            last,
+            f"{first}{rng.randint(1, 99)}",
+            rng.choice(words.SINGULAR),
+        )
+    )
     host = rng.choice((words.pseudo_word(rng), rng.choice(words.SINGULAR), rng.choice(words.ADJECTIVES)))
     return f"{local}@{host}.{rng.choice(('example', 'com', 'org', 'net', 'io', 'co'))}"
 
 
-_BEYOND_ASCII = "áàâäãåéèêëíìîïóòôöõøúùûüçñßæœłśżćěščžřýđğışабвгдежзиклмнопрстуфхцчшщыьэюяαβγδεζηθλμπρσωאבגדהוזחטיアイウエカキテスト東京中文日本語한국어العربية€£¥°±×→✓🙂🚀🎉❤"
+_BEYOND_ASCII = (
+    "áàâäãåéèêëíìîïóòôöõøúùûüçñßæœłśżćěščžřýđğışабвгдежзиклмнопрстуфхцчшщыь"
+    "эюяαβγδεζηθλμπρσωאבגדהוזחטיアイウエカキテスト東京中文日本語한국어العربية€£¥°±×→✓🙂🚀🎉❤"
+)
 
 
 def foreign(rng: random.Random) -> str:
@@ -57,7 +78,9 @@ def said_integer(rng: random.Random) -> Said:
     """An integer in digits, or a small one in words."""
     if rng.random() < 0.2:
         return rng.choice(list(words.NUMBER_WORDS.items()))
-    value = rng.choice((rng.randint(0, 12), rng.randint(1, 100), rng.randint(1, 100), rng.randint(100, 2000), rng.randint(1000, 99999)))
+    value = rng.choice(
+        (rng.randint(0, 12), rng.randint(1, 100), rng.randint(1, 100), rng.randint(100, 2000), rng.randint(1000, 99999))
+    )
     return str(value), value
 
 
@@ -113,7 +136,7 @@ def _same(make: Callable[[random.Random], str]) -> Callable[[random.Random], Sai
 def _quoted(make: Callable[[random.Random], str]) -> Callable[[random.Random], Said]:
     def said(rng: random.Random) -> Said:
         value = make(rng)
-        mark = rng.choice("\"\"'")
+        mark = rng.choice('""\'')
         return (f"{mark}{value}{mark}" if mark not in value else value), value
 
     return said
@@ -135,7 +158,8 @@ said_weekday = _same(lambda rng: rng.choice(words.WEEKDAYS))
 said_foreign = _quoted(foreign)
 said_path = _same(
     lambda rng: (
-        "/".join(["", *(words.any_word(rng) for _ in range(rng.randint(1, 3)))]) + rng.choice(("", ".txt", ".pdf", ".csv", ".log", ".json"))
+        "/".join(["", *(words.any_word(rng) for _ in range(rng.randint(1, 3)))])
+        + rng.choice(("", ".txt", ".pdf", ".csv", ".log", ".json"))
     )
 )
 

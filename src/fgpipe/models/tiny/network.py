@@ -6,10 +6,11 @@ Weights map one to one to `Gemma3ForCausalLM` (`to_transformers`), which everyth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+import torch  # noqa: TID253 (imported by nothing but the pretraining)
+import torch.nn.functional as F  # noqa: N812, TID253
 
 if TYPE_CHECKING:
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
@@ -42,21 +43,46 @@ class Shape:
         from transformers import Gemma3TextConfig
 
         return Gemma3TextConfig(
-            vocab_size=self.vocabulary, hidden_size=self.hidden, intermediate_size=self.intermediate, num_hidden_layers=self.layers,
-            num_attention_heads=self.heads, num_key_value_heads=1, head_dim=self.head, query_pre_attn_scalar=self.head,
-            sliding_window=self.window, max_position_embeddings=self.positions, rms_norm_eps=1e-6, tie_word_embeddings=True,
+            vocab_size=self.vocabulary,
+            hidden_size=self.hidden,
+            intermediate_size=self.intermediate,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=1,
+            head_dim=self.head,
+            query_pre_attn_scalar=self.head,
+            sliding_window=self.window,
+            max_position_embeddings=self.positions,
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=True,
             layer_types=["full_attention" if self.is_full(i) else "sliding_attention" for i in range(self.layers)],
-            pad_token_id=0, bos_token_id=2, eos_token_id=1, architectures=["Gemma3ForCausalLM"], dtype="bfloat16",
-        )  # fmt: skip
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=1,
+            architectures=["Gemma3ForCausalLM"],
+            dtype="bfloat16",
+        )
 
 
-@torch.library.custom_op("fgpipe_tiny::attention", mutates_args=())
+@torch.library.custom_op("fgpipe_tiny::attention", mutates_args=())  # type: ignore[untyped-decorator]
 def _attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, window: int, longest: int, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     left, right = (window - 1, 0) if window else (-1, -1)
     out, normaliser, _, _, _ = torch.ops.aten._flash_attention_forward(
-        q, k, v, bounds, bounds, longest, longest, 0.0, True, False, scale=scale, window_size_left=left, window_size_right=right
+        q,
+        k,
+        v,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        0.0,
+        True,
+        False,
+        scale=scale,
+        window_size_left=left,
+        window_size_right=right,
     )
     return out, normaliser
 
@@ -66,17 +92,40 @@ def _(q, k, v, bounds, window, longest, scale):  # type: ignore[no-untyped-def]
     return torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
 
 
-@torch.library.custom_op("fgpipe_tiny::attention_backward", mutates_args=())
+@torch.library.custom_op("fgpipe_tiny::attention_backward", mutates_args=())  # type: ignore[untyped-decorator]
 def _attention_backward(
-    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, normaliser: torch.Tensor, bounds: torch.Tensor,
-    window: int, longest: int, scale: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    grad: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    normaliser: torch.Tensor,
+    bounds: torch.Tensor,
+    window: int,
+    longest: int,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     left, right = (window - 1, 0) if window else (-1, -1)
     state, unused = torch.zeros(2, dtype=torch.uint64, device=q.device), torch.empty(0, device=q.device)
     dq, dk, dv = torch.ops.aten._flash_attention_backward(
-        grad, q, k, v, out, normaliser, bounds, bounds, longest, longest, 0.0, True, state, unused, scale=scale, window_size_left=left,
+        grad,
+        q,
+        k,
+        v,
+        out,
+        normaliser,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        0.0,
+        True,
+        state,
+        unused,
+        scale=scale,
+        window_size_left=left,
         window_size_right=right,
-    )  # fmt: skip
+    )
     return dq, dk, dv
 
 
@@ -92,23 +141,31 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.T
 
 def _pull_back(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     q, k, v, bounds, out, normaliser = ctx.saved_tensors
-    dq, dk, dv = torch.ops.fgpipe_tiny.attention_backward(grad.contiguous(), q, k, v, out, normaliser, bounds, ctx.window, ctx.longest, ctx.scale)
+    dq, dk, dv = torch.ops.fgpipe_tiny.attention_backward(
+        grad.contiguous(), q, k, v, out, normaliser, bounds, ctx.window, ctx.longest, ctx.scale
+    )
     return dq, dk, dv, None, None, None, None
 
 
 _attention.register_autograd(_pull_back, setup_context=_keep)
 
 
-def _attention_by_row(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, window: int, scale: float) -> torch.Tensor:
+def _attention_by_row(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, window: int, scale: float
+) -> torch.Tensor:
     """The same attention without a GPU, one row after the other."""
     rows = []
     edges = bounds.tolist()
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         step = torch.arange(end - start)
         distance = step[:, None] - step[None, :]
         mask = (distance >= 0) & (distance < (window or end - start + 1))
         query, key, value = (x[start:end].transpose(0, 1) for x in (q, k, v))
-        rows.append(F.scaled_dot_product_attention(query, key.expand_as(query), value.expand_as(query), attn_mask=mask, scale=scale).transpose(0, 1))
+        rows.append(
+            F.scaled_dot_product_attention(
+                query, key.expand_as(query), value.expand_as(query), attn_mask=mask, scale=scale
+            ).transpose(0, 1)
+        )
     return torch.cat(rows)
 
 
@@ -117,13 +174,25 @@ def initial(shape: Shape, *, seed: int, device: str) -> Weights:
     generator = torch.Generator().manual_seed(seed)
     wide = shape.heads * shape.head
     sizes = {
-        "q_proj": (wide, shape.hidden), "k_proj": (shape.head, shape.hidden), "v_proj": (shape.head, shape.hidden), "o_proj": (shape.hidden, wide),
-        "gate_proj": (shape.intermediate, shape.hidden), "up_proj": (shape.intermediate, shape.hidden), "down_proj": (shape.hidden, shape.intermediate),
-    }  # fmt: skip
-    weights = {name: torch.randn(shape.layers, out, into, generator=generator) * 0.6 / into**0.5 for name, (out, into) in sizes.items()}
+        "q_proj": (wide, shape.hidden),
+        "k_proj": (shape.head, shape.hidden),
+        "v_proj": (shape.head, shape.hidden),
+        "o_proj": (shape.hidden, wide),
+        "gate_proj": (shape.intermediate, shape.hidden),
+        "up_proj": (shape.intermediate, shape.hidden),
+        "down_proj": (shape.hidden, shape.intermediate),
+    }
+    weights = {
+        name: torch.randn(shape.layers, out, into, generator=generator) * 0.6 / into**0.5
+        for name, (out, into) in sizes.items()
+    }
     weights["embed"] = torch.randn(shape.vocabulary, shape.hidden, generator=generator) * 0.04
     weights |= {name: torch.zeros(shape.layers, shape.hidden) for name in _NORMS}
-    weights |= {"q_norm": torch.zeros(shape.layers, shape.head), "k_norm": torch.zeros(shape.layers, shape.head), "norm": torch.zeros(shape.hidden)}
+    weights |= {
+        "q_norm": torch.zeros(shape.layers, shape.head),
+        "k_norm": torch.zeros(shape.layers, shape.head),
+        "norm": torch.zeros(shape.hidden),
+    }
     return {name: value.to(device).requires_grad_() for name, value in weights.items()}
 
 
@@ -138,7 +207,13 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 
 def logits(
-    weights: Weights, shape: Shape, ids: torch.Tensor, position: torch.Tensor, bounds: torch.Tensor, longest: int, dtype: torch.dtype
+    weights: Weights,
+    shape: Shape,
+    ids: torch.Tensor,
+    position: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
     """Logits `(tokens, vocabulary)` of packed rows; row i is `bounds[i]:bounds[i + 1]` of the token axis."""
     w = {name: value.to(dtype) for name, value in weights.items()}
@@ -147,7 +222,10 @@ def logits(
     x = F.embedding(ids, weights["embed"]).to(dtype) * shape.hidden**0.5
     frequency = torch.arange(0, shape.head, 2, device=ids.device, dtype=torch.float32) / shape.head
     angles = {full: position.float()[:, None] / (1e6 if full else 1e4) ** frequency for full in (False, True)}
-    turns = {full: tuple(torch.cat((f(a), f(a)), -1).to(dtype)[:, None] for f in (torch.cos, torch.sin)) for full, a in angles.items()}
+    turns = {
+        full: tuple(torch.cat((f(a), f(a)), -1).to(dtype)[:, None] for f in (torch.cos, torch.sin))
+        for full, a in angles.items()
+    }
     wide, scale = shape.heads * shape.head, shape.head**-0.5
     for i in range(shape.layers):
         cos, sin = turns[shape.is_full(i)]
@@ -176,7 +254,11 @@ def to_transformers(weights: Weights, shape: Shape) -> Gemma3ForCausalLM:
 
     model = Gemma3ForCausalLM(shape.config()).float()
     found = {name: value.detach().float().cpu() for name, value in weights.items()}
-    state = {"model.embed_tokens.weight": found["embed"], "model.norm.weight": found["norm"], "lm_head.weight": found["embed"]}
+    state = {
+        "model.embed_tokens.weight": found["embed"],
+        "model.norm.weight": found["norm"],
+        "lm_head.weight": found["embed"],
+    }
     for i in range(shape.layers):
         prefix = f"model.layers.{i}."
         for name in (*MATRICES, "q_norm", "k_norm"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
+import torch  # noqa: TID253 (imported by nothing but the pretraining)
 
 from fgpipe.models.tiny.network import MATRICES, Weights
 
@@ -14,7 +14,7 @@ _DECAY = 0.02
 
 
 def orthogonalise(x: torch.Tensor) -> torch.Tensor:
-    """The nearest semi-orthogonal matrix of each of a stack, by five quintic Newton-Schulz steps (Jordan et al., 2024)."""
+    """The nearest semi-orthogonal matrix of each in a stack: five quintic Newton-Schulz steps (Jordan et al., 2024)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = x.shape[-2] > x.shape[-1]
     y = x.bfloat16().mT if tall else x.bfloat16()
@@ -33,10 +33,14 @@ class Optimizer:
         self._matrices = [name for name in weights if name in MATRICES]
         self._momentum = {name: torch.zeros_like(weights[name]) for name in self._matrices}
         plain = [weights[name] for name in weights if name not in MATRICES]
-        self._adam = torch.optim.AdamW(plain, lr=PLAIN_RATE, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, fused=plain[0].is_cuda)
-        self._orthogonalise: Callable[[torch.Tensor], torch.Tensor] = torch.compile(orthogonalise) if compiled else orthogonalise
+        self._adam = torch.optim.AdamW(
+            plain, lr=PLAIN_RATE, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, fused=plain[0].is_cuda
+        )
+        self._orthogonalise: Callable[[torch.Tensor], torch.Tensor] = (
+            torch.compile(orthogonalise) if compiled else orthogonalise
+        )
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, fraction: float) -> None:
         """One update with the learning rates at `fraction` of their peak; clears the gradients."""
         for group in self._adam.param_groups:

@@ -22,11 +22,26 @@ LINE_FEED_ID = 107
 _WORD = r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])"
 _PIECES = r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[\s\S]"
 SPACED_PIECES = r" ?[A-Z]?[a-z]+| ?[A-Z]+(?![a-z])|[\s\S]"
-_SPECIAL = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 50: "<start_function_response>", 105: "<start_of_turn>", 106: "<end_of_turn>"}
+_SPECIAL = {
+    0: "<pad>",
+    1: "<eos>",
+    2: "<bos>",
+    3: "<unk>",
+    50: "<start_function_response>",
+    105: "<start_of_turn>",
+    106: "<end_of_turn>",
+}
 _MARKERS = {
-    4: "<mask>", 5: "[multimodal]", 46: "<start_function_declaration>", 47: "<end_function_declaration>", 48: "<start_function_call>",
-    49: "<end_function_call>", 51: "<end_function_response>", 52: "<escape>", **{6 + i: f"<unused{i}>" for i in range(40)},
-}  # fmt: skip
+    4: "<mask>",
+    5: "[multimodal]",
+    46: "<start_function_declaration>",
+    47: "<end_function_declaration>",
+    48: "<start_function_call>",
+    49: "<end_function_call>",
+    51: "<end_function_response>",
+    52: "<escape>",
+    **{6 + i: f"<unused{i}>" for i in range(40)},
+}
 
 
 def _plain_bpe(texts: Iterable[str], size: int) -> tuple[list[str], list[tuple[str, str]]]:
@@ -35,11 +50,16 @@ def _plain_bpe(texts: Iterable[str], size: int) -> tuple[list[str], list[tuple[s
 
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     learner.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False, min_frequency=2))
+    learner.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False, min_frequency=2)
+    )
     model = json.loads(learner.to_str())["model"]
     return sorted(model["vocab"], key=model["vocab"].__getitem__), [(a, b) for a, b in model["merges"]]
 
@@ -56,14 +76,19 @@ def _assemble(tokens: list[str], merges: list[tuple[str, str]]) -> Tokenizer:
             vocabulary[token] = next(free)
     made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     made.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SPACED_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(SPACED_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     made.decoder = decoders.ByteLevel()
     for identity in sorted({**_SPECIAL, **_MARKERS}):
         special = identity in _SPECIAL
-        token = AddedToken((_SPECIAL if special else _MARKERS)[identity], special=special, normalized=False)
-        (made.add_special_tokens if special else made.add_tokens)([token])
-    made.post_processor = processors.TemplateProcessing(single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", 2)])
+        added = AddedToken((_SPECIAL if special else _MARKERS)[identity], special=special, normalized=False)
+        (made.add_special_tokens if special else made.add_tokens)([added])
+    made.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", 2)]
+    )
     return made
 
 
@@ -75,7 +100,9 @@ def learn(texts: list[str]) -> Tokenizer:
     tokens, merges = _plain_bpe(texts, VOCABULARY_SIZE - fixed - SPACED_TOKENS)
     plain = _assemble(tokens, merges)
     split = pre_tokenizers.Split(Regex(rf" (?:{_WORD})"), "isolated")
-    words = collections.Counter(piece for text in texts for piece, _ in split.pre_tokenize_str(text) if piece[0] == " " and len(piece) > 1)
+    words = collections.Counter(
+        piece for text in texts for piece, _ in split.pre_tokenize_str(text) if piece[0] == " " and len(piece) > 1
+    )
     spaced: collections.Counter[str] = collections.Counter()
     for word, count in words.items():
         pieces = plain.encode(word.strip(), add_special_tokens=False).tokens
@@ -90,6 +117,12 @@ def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>", padding_side="right",
-        model_max_length=4096, clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side="right",
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+    )
