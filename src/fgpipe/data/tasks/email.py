@@ -71,13 +71,13 @@ TOOLS = {
     ),
 }
 QUOTAS = (
-    ("send", 490),
-    ("search", 275),
-    ("move", 220),
-    ("snooze", 200),
-    ("auto_reply", 100),
-    ("parallel", 120),
-    ("no_call", 205),
+    ("send", 880),
+    ("search", 500),
+    ("move", 400),
+    ("snooze", 360),
+    ("auto_reply", 180),
+    ("parallel", 220),
+    ("no_call", 370),
 )
 _DOMAINS = (
     *("brightwell.io", "northpine.com", "oakline.org", "lumio.net", "harborco.com", "pixelmill.io", "greenway.org"),

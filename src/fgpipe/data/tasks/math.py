@@ -73,13 +73,13 @@ TOOLS = {
     ),
 }
 QUOTAS = (
-    ("story", 560),
-    ("convert", 250),
-    ("statistic", 250),
-    ("change", 170),
-    ("solve", 160),
-    ("parallel", 100),
-    ("no_call", 210),
+    ("story", 940),
+    ("convert", 450),
+    ("statistic", 450),
+    ("change", 310),
+    ("solve", 290),
+    ("parallel", 180),
+    ("no_call", 380),
 )
 _THINGS = (
     *("apples", "pencils", "eggs", "marbles", "stickers", "books", "stamps", "cards", "cookies", "bottles", "shells"),

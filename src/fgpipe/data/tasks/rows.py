@@ -13,7 +13,7 @@ from fgpipe.data.tasks.vocabulary import FIRST_NAMES
 Row = dict[str, Any]
 Wording = Literal["common", "held_out"]
 
-HELD_OUT_FRACTION = 0.15
+HELD_OUT_FRACTION = 0.05
 """Share of the rows of every family that use wordings kept for evaluation."""
 
 _OPENERS: dict[Wording, tuple[str, ...]] = {
