@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fgpipe.errors import ModelError
 
-DESCRIPTION = "fgpipe's own Gemma 3 of 5.8 million parameters, pretrained on a synthetic function-calling corpus"
+DESCRIPTION = "A Gemma 3 of 5.8 million parameters, pretrained from nothing on a synthetic function-calling corpus"
 
 
 def tiny_model_path() -> Path:

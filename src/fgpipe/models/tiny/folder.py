@@ -22,8 +22,10 @@ pipeline_tag: text-generation
 ---
 # fgpipe/tiny
 
-{description}. Architecture (`Gemma3ForCausalLM`), special tokens, prompt format and stops are
-FunctionGemma's; weights, tokenizer and corpus are fgpipe's own, written for this model and taken from nowhere.
+{description}.
+
+Architecture (`Gemma3ForCausalLM`), special tokens, prompt format and stops are FunctionGemma's; weights, tokenizer and
+corpus are fgpipe's own, written for this model and taken from nowhere.
 
 It is for trying, testing and demonstrating the whole line on a machine without a GPU: it knows how to call declared
 functions, copy values, fill types, refuse in prose, and write strings in small languages that the prompt explains. It
@@ -80,7 +82,7 @@ def write_card(out: Path, *, tokens: int, rows: int, seed: int, device: str) -> 
     config, parameters = model.config, model.num_parameters()
     scores = scoring.score(model.to(device), tokenizer, rows=rows, seed=seed)  # type: ignore[arg-type]
     card = _CARD.format(
-        description=DESCRIPTION[0].upper() + DESCRIPTION[1:],
+        description=DESCRIPTION,
         parameters=parameters,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
