@@ -16,7 +16,7 @@ from fgpipe.data.tasks.rows import Row, Wordings, calls_of, decapitalise, reques
 DATA = Path(__file__).parents[2] / "data"
 RESERVED = {"description", "type", "properties", "required", "nullable"}
 PYTHON_TYPES = {"string": (str,), "number": (int, float), "integer": (int,), "boolean": (bool,), "array": (list,)}
-LARGEST_FILE_BYTES = 1_900_000
+LARGEST_FILE_BYTES = 3_500_000
 
 
 @pytest.fixture(params=sorted(TASKS), scope="module")
@@ -48,7 +48,7 @@ def test_command_names_an_unknown_task(capsys: pytest.CaptureFixture[str]) -> No
 def test_size_is_fit_for_a_repository_and_for_training(task: str, rows: list[Row]) -> None:
     """Otherwise a clone grows heavy, or four minutes of training see too few rows."""
     assert (DATA / task / "rows.jsonl").stat().st_size <= LARGEST_FILE_BYTES
-    assert 1_500 <= len(rows) <= 2_200
+    assert 2_000 <= len(rows) <= 3_000
 
 
 def test_calls_fit_the_declared_tools(rows: list[Row]) -> None:
@@ -104,12 +104,12 @@ def test_some_rows_need_several_calls(rows: list[Row]) -> None:
     assert 0.05 <= share <= 0.12
 
 
-def test_a_seventh_of_every_family_keeps_its_wordings_for_evaluation(rows: list[Row]) -> None:
+def test_a_share_of_every_family_keeps_its_wordings_for_evaluation(rows: list[Row]) -> None:
     """Otherwise the score on unseen wordings would speak for some families only."""
     families = Counter(row["meta"]["family"] for row in rows)
     held_out = Counter(row["meta"]["family"] for row in rows if row["meta"]["wording"] == "held_out")
     for family, quota in families.items():
-        assert held_out[family] / quota == pytest.approx(0.15, abs=0.015), family
+        assert held_out[family] / quota == pytest.approx(0.05, abs=0.015), family
 
 
 def test_held_out_frames_never_occur_in_common_rows(rows: list[Row]) -> None:

@@ -27,8 +27,8 @@ SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with
 WITHOUT_EFFECT = frozenset({"log_every_steps", "checkpoint_every_steps", "keep_checkpoints"})
 """Settings of `train` that do not change the adapter."""
 
-GPU_PADDING_MULTIPLE = 64
-"""Batches are padded to a multiple of this on a GPU, so that kernels are planned for few shapes."""
+PADDING_MULTIPLE = {"cuda": 64, "cpu": 16}
+"""Batches are padded to a multiple of this, so that kernels are planned, and their plans kept, for few shapes."""
 
 
 def train_config(model: ModelConfig, lora: LoraConfig, config: TrainConfig, *, seed: int) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def build_trainer(
         for ids, mask in zip(columns["input_ids"], columns["loss_mask"], strict=True)
     ]
     tokenizer = base.load_tokenizer(model)
-    collator = Collator(pad_id=tokenizer.pad_token_id, multiple=GPU_PADDING_MULTIPLE if todo.device == "cuda" else 1)
+    collator = Collator(pad_id=tokenizer.pad_token_id, multiple=PADDING_MULTIPLE[todo.device])
     trainer = AdapterTrainer(
         model=base.load_model(model, training=True, attention=todo.attention),
         args=trainer_arguments(config, todo, seed=seed, folder=folder),

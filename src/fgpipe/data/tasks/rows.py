@@ -17,11 +17,22 @@ HELD_OUT_FRACTION = 0.05
 """Share of the rows of every family that use wordings kept for evaluation."""
 
 _OPENERS: dict[Wording, tuple[str, ...]] = {
-    "common": ("Hi.", "Hello!", "Hi there.", "Quick question:", "Good morning.", "One more thing:", "Next one:", "OK,"),
+    "common": (
+        "Hi.",
+        "Hello!",
+        "Hi there.",
+        "Quick question:",
+        "Good morning.",
+        "One more thing:",
+        "Next one:",
+        "OK,",
+        "Right, moving on:",
+        "Sorry, one more:",
+    ),
     "held_out": ("Hey team,", "Sorry to bother you again.", "Right, next up:"),
 }
 _CLOSERS: dict[Wording, tuple[str, ...]] = {
-    "common": ("Thanks!", "Thank you.", "Cheers.", "Thanks a lot."),
+    "common": ("Thanks!", "Thank you.", "Cheers.", "Thanks a lot.", "I appreciate it.", "That helps, thanks."),
     "held_out": ("Much appreciated.", "That would help a lot."),
 }
 
