@@ -73,8 +73,8 @@ def new_folder(out: Path) -> Iterator[Path]:
     On an error nothing of it stays and an old `out` is untouched.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(out)
     scratch = out.parent / f".{out.name}.{os.getpid()}.tmp"
-    shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
         yield scratch
@@ -87,6 +87,24 @@ def new_folder(out: Path) -> Iterator[Path]:
         fsync_folder(out.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed processes left beside `out`."""
+    for left in out.parent.glob(f".{out.name}.*"):
+        pid = left.suffixes[-2].removeprefix(".") if len(left.suffixes) >= 2 else ""
+        if left.suffix in (".tmp", ".old") and pid.isdigit() and not (_is_alive(int(pid)) and int(pid) != os.getpid()):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def digest(value: Any) -> str:

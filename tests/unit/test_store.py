@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,16 @@ def test_failure_leaves_the_old_artefact(tmp_path: Path) -> None:
         raise RuntimeError
     assert (out / "train.jsonl").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["load"]
+
+
+def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
+    """Every killed run would leave a folder in the run folder for ever."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".load.{dead.pid}.tmp").mkdir()
+    (tmp_path / f".load.{os.getppid()}.tmp").mkdir()
+    write(tmp_path / "load", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"load", f".load.{os.getppid()}.tmp"}
 
 
 def test_replaced_whole(tmp_path: Path) -> None:
