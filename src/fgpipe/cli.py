@@ -30,8 +30,8 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0, 2 for a user's mistake, 130 for Ctrl-C."""
-    # GNU OpenMP's idle threads spin for milliseconds, which all but stops torch on a shared CPU; sleeping at once costs a
-    # third of its speed on a free one. This many spins are tens of microseconds: enough to bridge two operations.
+    # GNU OpenMP's idle threads spin for milliseconds, which all but stops torch on a shared CPU; sleeping at once costs
+    # a third of its speed on a free one. This many spins are tens of microseconds: enough to bridge two operations.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "-m" in words or "--multirun" in words:

@@ -23,13 +23,19 @@ def write(out: Path, text: str, config: object = 1, unhashed: bool = False) -> D
     return Dataset.open(out)
 
 
+def write_half(out: Path) -> None:
+    """Fail in the middle of an artefact."""
+    with artifacts.writing(Dataset, out, config=1, inputs={}) as draft:
+        (draft.path / "train.jsonl").write_text("half")
+        raise RuntimeError
+
+
 def test_failure_leaves_the_old_artefact(tmp_path: Path) -> None:
     """A crashed stage would destroy the last good result."""
     out = tmp_path / "load"
     write(out, "old")
-    with pytest.raises(RuntimeError), artifacts.writing(Dataset, out, config=1, inputs={}) as draft:
-        (draft.path / "train.jsonl").write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_half(out)
     assert (out / "train.jsonl").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["load"]
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request  # noqa: TID253
-from fastapi.responses import JSONResponse  # noqa: TID253
-from vllm.logger import init_logger  # noqa: TID253
-from vllm.lora.resolver import LoRAResolverRegistry  # noqa: TID253
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from vllm.logger import init_logger
+from vllm.lora.resolver import LoRAResolverRegistry
 
 from fgpipe.vllm_plugin import NAME, REFRESH_PATH
 

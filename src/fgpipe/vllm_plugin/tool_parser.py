@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from vllm.entrypoints.generate.base.protocol import (  # noqa: TID253
+from vllm.entrypoints.generate.base.protocol import (
     DeltaFunctionCall,
     DeltaMessage,
     DeltaToolCall,
@@ -14,9 +14,9 @@ from vllm.entrypoints.generate.base.protocol import (  # noqa: TID253
     FunctionCall,
     ToolCall,
 )
-from vllm.logger import init_logger  # noqa: TID253
-from vllm.renderers.chat_utils import make_tool_call_id  # noqa: TID253
-from vllm.tool_parsers.abstract_tool_parser import ToolParser  # noqa: TID253
+from vllm.logger import init_logger
+from vllm.renderers.chat_utils import make_tool_call_id
+from vllm.tool_parsers.abstract_tool_parser import ToolParser
 
 from fgpipe.functiongemma import ToolCall as ReadCall
 from fgpipe.functiongemma.parse import OutputReader, ParsedOutput
