@@ -49,7 +49,7 @@ def test_rank_above_the_servers_is_refused_naming_both_settings() -> None:
 
 @pytest.mark.parametrize("module", ["lm_head", "embed_tokens", "qkv_proj"])
 def test_targets_that_cannot_be_served_are_refused(module: str) -> None:
-    """VLLM would silently serve something else than what was trained."""
+    """The server would silently serve something else than what was trained."""
     assert module in fault(f"lora.target_modules=[q_proj,{module}]")
 
 
