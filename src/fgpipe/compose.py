@@ -52,6 +52,7 @@ def _hydra_tree(overrides: Sequence[str]) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    check_options(overrides)
     words = [forced(word) for word in overrides]
     if found := search_path():
         words.append(f"hydra.searchpath=[{','.join(found)}]")
@@ -61,7 +62,7 @@ def _hydra_tree(overrides: Sequence[str]) -> Any:
             tree = hydra_compose(config_name="config", overrides=words)
         return OmegaConf.to_container(tree, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise _composition_error(error, overrides) from error
+        raise composition_error(error) from error
 
 
 def forced(word: str) -> str:
@@ -81,15 +82,25 @@ def groups() -> dict[str, list[str]]:
     return found
 
 
-def _composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError:
+def check_options(overrides: Sequence[str]) -> None:
+    """Refuse a group's option that has no file; values may be comma-separated lists, as a sweep has them.
+
+    Raises:
+        ConfigError: naming the first such option.
+    """
     for word in overrides:
         key, _, value = word.lstrip("+~").partition("=")
         options = groups().get(key)
-        if options and value not in options and value != "null" and "," not in value:
-            return ConfigError(
-                f"{key}: got {value}, expected one of {', '.join(options)}{_did_you_mean(value, options)}",
+        unknown = [one for one in value.split(",") if options and one not in options and one != "null"]
+        if options and unknown:
+            raise ConfigError(
+                f"{key}: got {unknown[0]}, expected one of {', '.join(options)}{_did_you_mean(unknown[0], options)}",
                 hint=f"each is a file in conf/{key}/; add your own there",
             )
+
+
+def composition_error(error: Exception) -> ConfigError:
+    """What Hydra complained of, in a line."""
     first = str(error).strip().splitlines()[0]
     return ConfigError(f"configuration: {first}", hint="python -m fgpipe config task=sql prints a whole configuration")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -21,8 +22,11 @@ def run(words: list[str]) -> int:
         got = words[0] if words else "nothing"
         hint = "python -m fgpipe train -m lora.r=8,16"
         raise ConfigError(f"-m: got {got}, expected one of {', '.join(STAGES)}", hint=hint)
+    compose.check_options(words[1:])
     import hydra
+    from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     compose.register_defaults()
 
@@ -34,7 +38,11 @@ def run(words: list[str]) -> int:
     if found := compose.search_path():
         quiet.append(f"hydra.searchpath=[{','.join(found)}]")
     sys.argv = ["fgpipe", "--multirun", *quiet, *overrides]
-    hydra.main(version_base="1.3", config_path=str(compose.config_folder()), config_name="config")(job)()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are, instead of Hydra's exit status 1
+    try:
+        hydra.main(version_base="1.3", config_path=str(compose.config_folder()), config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise compose.composition_error(error) from error
     return 0
 
 

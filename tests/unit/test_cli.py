@@ -68,6 +68,7 @@ def test_command_help_shows_keys_with_defaults(command: str) -> None:
         ("load", "task.dataset.source=no-such-file.jsonl"),
         ("load", "task.dataset.source=some/dataset"),
         ("config", "-m", "lora.r=1,2"),
+        ("load", "-m", "task=sql,emial"),
     ],
 )
 def test_mistakes_exit_2_in_a_few_lines_and_write_nothing(words: tuple[str, ...], tmp_path: Path) -> None:
@@ -92,3 +93,21 @@ def test_gated_base_without_access_is_one_line_with_both_ways_out(tmp_path: Path
     assert "Traceback" not in done.stderr
     assert "HF_TOKEN" in done.stderr
     assert "model=tiny" in done.stderr
+
+
+def test_a_sweep_runs_every_combination_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Jobs of a sweep would overwrite each other's artefacts."""
+    done = fgpipe("load", "-m", "task=sql,email", "model=tiny", "task.dataset.limit=60", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    manifests = sorted((tmp_path / "runs/sweeps").glob("*/*/load/manifest.json"))
+    sources = [json.loads(file.read_text())["inputs"] for file in manifests]
+    assert len(sources) == 2
+    assert sources[0] != sources[1]
+
+
+def test_a_fault_in_a_sweeps_job_exits_2_without_a_traceback(tmp_path: Path) -> None:
+    """One bad value among many would end in a page of Hydra's and our own code."""
+    done = fgpipe("load", "-m", "task=sql", "task.dataset.limit=60", "lora.r=8,64", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "server.max_lora_rank" in done.stderr
