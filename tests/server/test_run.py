@@ -68,7 +68,11 @@ def test_a_changed_setting_runs_its_stage_and_those_after_it(
     assert "evaluate …" in done.stderr
     assert "load …" not in done.stderr
     listed = json.loads(fgpipe("adapters", "--json", cwd=folder).stdout)
-    assert [entry["name"] for entry in listed] == ["sql"]
+    assert [(entry["name"], entry["version"], entry["live"]) for entry in listed] == [
+        ("sql", "v0001", False),
+        ("sql", "v0002", True),
+    ]
+    assert all(entry["headline"] and entry["base_headline"] for entry in listed), "a version listed without its score"
     fgpipe("rollback", "sql", cwd=folder)
     channel = json.loads((folder / "adapters/sql/channel.json").read_text())
     assert (channel["current"], channel["previous"]) == ("v0001", "v0002")
