@@ -79,6 +79,7 @@ def test_same_seed_same_adapter(
     again = trl_backend.train(data, base_model, LORA, QUICK, seed=0, out=tmp_path / "again")
     other = trl_backend.train(data, base_model, LORA, QUICK, seed=1, out=tmp_path / "other")
     assert largest_difference(uninterrupted, again) == 0.0
+    assert again.fingerprint == uninterrupted.fingerprint
     assert largest_difference(uninterrupted, other) > 0.0
 
 

@@ -84,6 +84,7 @@ def train(
         out.with_name(f"{out.name}.checkpoints"), key=artifacts.key(Adapter, **identity), keep=config.keep_checkpoints
     )
     with writing(Adapter, out, **identity) as draft:
+        draft.unhashed |= {"metrics.jsonl", "plan.json"}  # speeds and the device: equal runs are equal adapters
         fit(columns, order, todo, model, lora, config, seed=seed, checkpoints=checkpoints, draft=draft)
     checkpoints.remove()
     return Adapter.open(out)
