@@ -69,8 +69,8 @@ def test_a_changed_setting_runs_its_stage_and_those_after_it(
     assert "load …" not in done.stderr
     listed = json.loads(fgpipe("adapters", "--json", cwd=folder).stdout)
     assert [(entry["name"], entry["version"], entry["live"]) for entry in listed] == [
-        ("sql", "v0001", False),
         ("sql", "v0002", True),
+        ("sql", "v0001", False),
     ]
     assert all(entry["headline"] and entry["base_headline"] for entry in listed), "a version listed without its score"
     fgpipe("rollback", "sql", cwd=folder)
