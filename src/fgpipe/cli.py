@@ -129,11 +129,17 @@ def _run(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _take_names(parsed: argparse.Namespace) -> list[str]:
+    """The words that are no key=value; they leave `parsed.overrides`."""
+    names = [word for word in parsed.overrides if "=" not in word]
+    parsed.overrides = [word for word in parsed.overrides if "=" in word]
+    return names
+
+
 def _validate(parsed: argparse.Namespace) -> int:
     from fgpipe import pipeline
 
-    paths = [word for word in parsed.overrides if "=" not in word]
-    parsed.overrides = [word for word in parsed.overrides if "=" in word]
+    paths = _take_names(parsed)
     if not paths:
         return _stage("validate")(parsed)
     if len(paths) > 1:
@@ -179,8 +185,7 @@ def _adapters(parsed: argparse.Namespace) -> int:
 def _rollback(parsed: argparse.Namespace) -> int:
     from fgpipe import pipeline
 
-    names = [word for word in parsed.overrides if "=" not in word]
-    parsed.overrides = [word for word in parsed.overrides if "=" in word]
+    names = _take_names(parsed)
     if len(names) != 1:
         raise FgpipeError(
             f"rollback: got {len(names)} adapter names, expected one",

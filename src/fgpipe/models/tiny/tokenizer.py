@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from fgpipe.functiongemma.tokens import NEWLINE_TOKEN_ID, SPECIAL_FLAGS, SPECIAL_TOKEN_IDS, UNUSED_TOKEN_IDS
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -18,29 +20,13 @@ if TYPE_CHECKING:
 VOCABULARY_SIZE = 4800
 SPACED_TOKENS = 1200
 """How many tokens also exist with a space before them."""
-LINE_FEED_ID = 107
 _WORD = r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])"
 _PIECES = r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[\s\S]"
 SPACED_PIECES = r" ?[A-Z]?[a-z]+| ?[A-Z]+(?![a-z])|[\s\S]"
-_SPECIAL = {
-    0: "<pad>",
-    1: "<eos>",
-    2: "<bos>",
-    3: "<unk>",
-    50: "<start_function_response>",
-    105: "<start_of_turn>",
-    106: "<end_of_turn>",
-}
+_SPECIAL = {identity: token for token, identity in SPECIAL_TOKEN_IDS.items() if SPECIAL_FLAGS[token]}
 _MARKERS = {
-    4: "<mask>",
-    5: "[multimodal]",
-    46: "<start_function_declaration>",
-    47: "<end_function_declaration>",
-    48: "<start_function_call>",
-    49: "<end_function_call>",
-    51: "<end_function_response>",
-    52: "<escape>",
-    **{6 + i: f"<unused{i}>" for i in range(40)},
+    **{identity: token for token, identity in SPECIAL_TOKEN_IDS.items() if not SPECIAL_FLAGS[token]},
+    **{identity: token for token, identity in UNUSED_TOKEN_IDS.items()},
 }
 
 
@@ -68,7 +54,7 @@ def _assemble(tokens: list[str], merges: list[tuple[str, str]]) -> Tokenizer:
     """A tokenizer with `tokens` on the ids that FunctionGemma's special tokens leave free."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
-    fixed = {**_SPECIAL, **_MARKERS, LINE_FEED_ID: "Ċ"}
+    fixed = {**_SPECIAL, **_MARKERS, NEWLINE_TOKEN_ID: "Ċ"}
     vocabulary = {token: identity for identity, token in fixed.items()}
     free = (i for i in range(len(tokens) + len(fixed)) if i not in fixed)
     for token in tokens:
