@@ -195,6 +195,17 @@ def _rollback(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _sync(parsed: argparse.Namespace) -> int:
+    from fgpipe import pipeline
+
+    return pipeline.sync(_config(parsed), watch=parsed.watch, as_json=parsed.json)
+
+
+def _sync_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--watch", action="store_true", help="go on until interrupted, and say what changed")
+    _json_flag(parser)
+
+
 def _stage_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="run the stage even if nothing it depends on has changed")
     parser.add_argument("--json", action="store_true", help="print the artefact's figures as JSON")
@@ -241,6 +252,13 @@ COMMANDS: dict[str, Command] = {
         Command("ask", "ask the published adapter a question through vLLM", _ask, ("task", "server"), _question_flag),
         Command("adapters", "list published adapters, versions and scores", _adapters, ("paths",), _json_flag),
         Command("rollback", "make an adapter's previous [or a given] version live", _rollback, ("paths",)),
+        Command(
+            "sync",
+            "bring running servers in step with the adapters folder",
+            _sync,
+            ("publish", "paths", "server.host", "server.port"),
+            _sync_flags,
+        ),
         Command("config", "print the resolved configuration", _print_config, _ALL, _json_flag),
     )
 }

@@ -170,25 +170,25 @@ def validate_folder(folder: Path, config: Config, *, as_json: bool) -> int:
     return 2 if any(finding.status == "fail" for finding in findings) else 0
 
 
-def publish(config: Config) -> PublishedVersion:
-    """Publish the run's adapter: validated first, then live in the folder and, if one runs, in the server."""
-    from fgpipe import validation
-    from fgpipe.publishing import registry
-    from fgpipe.serving import live
+def publish(config: Config, *, parity: bool = True) -> PublishedVersion:
+    """Publish the run's adapter: validated first, then live in the folder and in every running server.
+
+    Args:
+        parity: ask a running server whether it serves the adapter as it was trained, before it goes live.
+    """
+    from fgpipe import releasing, validation
 
     adapter = train(config)
     card = scores(config)
     validate(config)
     contract = validation.contract(config.model, config.server)
-    version = registry.publish(
+    return releasing.release(
+        config,
         adapter.path,
-        name=config.adapter_name,
-        adapters=Path(config.paths.adapters),
         check=lambda folder: validation.require_pass(validation.validate(folder, contract)),
-        manifest_extra=provenance(config, adapter=adapter, card=card),
+        manifest=provenance(config, adapter=adapter, card=card),
+        trial=None,
     )
-    live.refresh(server_url(config), version.name, expect=version.version, base=config.model.id)
-    return version
 
 
 def provenance(config: Config, *, adapter: Adapter, card: Scores) -> dict[str, Any]:
@@ -229,13 +229,31 @@ def list_adapters(config: Config, *, as_json: bool) -> None:
 
 def rollback(request: str, config: Config) -> None:
     """Make `name` answer by its previous version, or `name@vNNNN` by that one."""
-    from fgpipe.publishing import registry
-    from fgpipe.serving import live
+    from fgpipe import releasing
 
-    name, _, version = request.partition("@")
-    now = registry.rollback(name, adapters=Path(config.paths.adapters), to=version or None)
-    live.refresh(server_url(config), name, expect=now.version, base=config.model.id)
-    print(f"{name}: {now.version} is live")
+    now = releasing.rollback(config, request)
+    print(f"{now.name}: {now.version} is live")
+
+
+def sync(config: Config, *, watch: bool, as_json: bool) -> int:
+    """Bring running servers in step with the adapters folder; 2 if one could not be.
+
+    Args:
+        watch: do so again and again until interrupted, and say what changed.
+    """
+    from rich.console import Console
+
+    from fgpipe import releasing
+    from fgpipe.serving import sync as servers
+
+    if watch:
+        servers.watch(lambda: releasing.sync(config))
+    reports = releasing.sync(config)
+    if as_json:
+        print(json.dumps(servers.reports_json(reports), ensure_ascii=False, indent=2))
+    else:
+        Console().print(servers.render(reports))
+    return 2 if any(report.state == "failed" for report in reports) else 0
 
 
 def ask(config: Config, *, question: str | None = None) -> None:
@@ -266,13 +284,6 @@ def show(artifact: Artifact) -> None:
         for key, value in artifact.numbers.items():
             console.print(f"{key}: {value}")
     console.print(f"{artifact.stage}: {artifact.path}")
-
-
-def server_url(config: Config) -> str:
-    """Address of the server that this configuration starts."""
-    from fgpipe.serving import api
-
-    return api.address(config.server)
 
 
 def version_facts(version: PublishedVersion) -> dict[str, str]:

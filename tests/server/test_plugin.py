@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +22,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch and vLLM warn of their own deprecations while they are imported
     from fgpipe import adapters_folder, vllm_plugin
     from fgpipe.config import ModelConfig, ServerConfig
+    from fgpipe.errors import PublishError
     from fgpipe.functiongemma import ToolCall, render_call
     from fgpipe.serving import serve_command
-    from fgpipe.vllm_plugin.endpoint import take_up
-    from fgpipe.vllm_plugin.resolver import PublishedAdapters
+    from fgpipe.vllm_plugin.catalogue import Catalogue
     from fgpipe.vllm_plugin.tool_parser import FgpipeToolParser
 
 CALL = ToolCall(
@@ -162,56 +164,25 @@ def test_control_tokens_are_asked_for_when_tools_are_given() -> None:
         assert FgpipeToolParser(None).adjust_request(request).skip_special_tokens is expected
 
 
-def test_names_resolve_to_version_folders(tmp_path: Path) -> None:
-    """`sql@v0001` would give the live version, or a moved pointer go unseen, or equal paths stand for two versions."""
-    publish(tmp_path, "sql", "v0001", "v0002", current="v0001", best="v0002")
-    find = lambda name: asyncio.run(PublishedAdapters(tmp_path).resolve_lora("base", name))  # noqa: E731
-    assert find("sql").lora_path == find("sql@v0001").lora_path == str(tmp_path / "sql" / "v0001")
-    assert find("sql@best").lora_path == str(tmp_path / "sql" / "v0002")
-    assert find("sql@best").lora_name == "sql@best"
-    publish(tmp_path, "sql", current="v0002")
-    assert find("sql").lora_path == str(tmp_path / "sql" / "v0002")
-    for name in ("nobody", "sql@v0009", "sql@worst", "../sql", str(tmp_path / "sql" / "v0001"), "sql/v0001", "", "@"):
-        assert find(name) is None, name
-
-
-def test_a_damaged_pointer_is_not_found_and_does_no_harm(tmp_path: Path) -> None:
-    """One bad file would answer every request for that adapter with an internal error."""
-    publish(tmp_path, "sql", "v0001", current="v0001")
-    (tmp_path / "sql" / adapters_folder.CHANNEL_FILE).write_text("{")
-    find = lambda name: asyncio.run(PublishedAdapters(tmp_path).resolve_lora("base", name))  # noqa: E731
-    assert find("sql") is None
-    assert find("sql@v0001").lora_path == str(tmp_path / "sql" / "v0001")
-
-
-def test_registering_twice_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """VLLM registers in every process and may do so again; each time would replace the resolver that holds names."""
-    from vllm.lora.resolver import LoRAResolverRegistry
+def test_registering_twice_changes_nothing() -> None:
+    """VLLM registers in every process and may do so again."""
     from vllm.tool_parsers import ToolParserManager
 
-    monkeypatch.setattr(LoRAResolverRegistry, "resolvers", {})
-    monkeypatch.delenv(vllm_plugin.ADAPTERS_VARIABLE, raising=False)
     vllm_plugin.register()
-    assert not LoRAResolverRegistry.get_supported_resolvers()
-    monkeypatch.setenv(vllm_plugin.ADAPTERS_VARIABLE, str(tmp_path))
     vllm_plugin.register()
-    first = LoRAResolverRegistry.get_resolver("fgpipe")
-    vllm_plugin.register()
-    assert LoRAResolverRegistry.get_resolver("fgpipe") is first
     assert ToolParserManager.get_tool_parser("fgpipe") is FgpipeToolParser
 
 
 class Models:
-    """What `take_up` uses of vLLM's OpenAIServingModels."""
+    """What the catalogue uses of vLLM's OpenAIServingModels, and of its engine."""
 
-    def __init__(self, *, broken: str = "") -> None:
+    def __init__(self) -> None:
         self.lora_requests: dict[str, Any] = {}
-        self.lora_resolver_lock: dict[str, asyncio.Lock] = {"sql": asyncio.Lock()}
-        self.lora_id_counter = SimpleNamespace(inc=lambda step: len(self.loaded) + 1)
-        self.model_config = SimpleNamespace(model="base")
+        ids = itertools.count(1)
+        self.lora_id_counter = SimpleNamespace(inc=lambda step: next(ids))
         self.engine_client = self
         self.loaded: list[str] = []
-        self.broken = broken
+        self.broken = ""
 
     async def add_lora(self, request: Any) -> None:
         if self.broken and self.broken in request.lora_path:
@@ -219,18 +190,78 @@ class Models:
         self.loaded.append(request.lora_path)
 
 
-def test_taking_up_loads_first_and_swaps_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name would be dark while its new version loads, or for ever if that fails."""
-    from vllm.lora.resolver import LoRAResolverRegistry
+def catalogue(adapters: Path) -> Catalogue:
+    """A catalogue of `adapters` over `Models`, as a server has it."""
+    made = Catalogue(Models(), adapters)
+    made.install()
+    return made
 
-    monkeypatch.setattr(LoRAResolverRegistry, "resolvers", {"fgpipe": PublishedAdapters(tmp_path)})
+
+def take_up(known: Catalogue, name: str) -> Any:
+    """What answers `name` after its pointer was read."""
+    return asyncio.run(known.take_up(name))
+
+
+def test_names_mean_version_folders(tmp_path: Path) -> None:
+    """`sql@v0001` would give the live version, or a moved pointer go unseen, or equal paths stand for two versions."""
+    publish(tmp_path, "sql", "v0001", "v0002", current="v0001", best="v0002")
+    known = catalogue(tmp_path)
+    assert take_up(known, "sql").lora_path == take_up(known, "sql@v0001").lora_path == str(tmp_path / "sql" / "v0001")
+    assert take_up(known, "sql@best").lora_path == str(tmp_path / "sql" / "v0002")
+    publish(tmp_path, "sql", current="v0002")
+    assert take_up(known, "sql").lora_path == str(tmp_path / "sql" / "v0002")
+    for name in ("nobody", "sql@v0009", "sql@worst", "../sql", str(tmp_path / "sql" / "v0001"), "sql/v0001", "", "@"):
+        assert take_up(known, name) is None, name
+
+
+def test_one_version_is_one_adapter_in_the_engine_by_whatever_name(tmp_path: Path) -> None:
+    """VLLM tells adapters in a batch apart by name: an id too many of one name ends its engine."""
+    publish(tmp_path, "sql", "v0001", "v0002", current="v0001", best="v0001")
+    known = catalogue(tmp_path)
+    first = [take_up(known, name) for name in ("sql", "sql@v0001", "sql@best")]
+    publish(tmp_path, "sql", current="v0002")
+    second = take_up(known, "sql")
+    publish(tmp_path, "sql", current="v0001")
+    first.append(take_up(known, "sql"))
+    assert {(request.lora_name, request.lora_int_id) for request in first} == {("sql@v0001", 1)}
+    assert (second.lora_name, second.lora_int_id) == ("sql@v0002", 2)
+    assert known.answers()["sql"] == "sql@v0001"
+
+
+def test_a_damaged_pointer_does_no_harm(tmp_path: Path) -> None:
+    """One bad file would take down what answers, or answer every request for that adapter with an internal error."""
+    publish(tmp_path, "sql", "v0001", current="v0001")
+    known = catalogue(tmp_path)
+    before = take_up(known, "sql")
+    (tmp_path / "sql" / adapters_folder.CHANNEL_FILE).write_text("{")
+    with pytest.raises(PublishError):
+        take_up(known, "sql")
+    assert known.models.lora_requests["sql"] is before
+    assert take_up(known, "sql@v0001") is before
+
+
+def test_taking_up_loads_first_and_swaps_then(tmp_path: Path) -> None:
+    """A name would be dark while its new version loads, or for ever if that fails."""
     publish(tmp_path, "sql", "v0001", "v0002", "v0003", current="v0001")
-    models = Models(broken="v0003")
+    known = catalogue(tmp_path)
     for version in ("v0001", "v0001", "v0002"):
         publish(tmp_path, "sql", current=version)
-        assert asyncio.run(take_up(models, "sql")) == str(tmp_path / "sql" / version)
-    assert [Path(path).name for path in models.loaded] == ["v0001", "v0002"]
+        assert take_up(known, "sql").lora_path == str(tmp_path / "sql" / version)
+    assert [Path(path).name for path in known.models.loaded] == ["v0001", "v0002"]
     publish(tmp_path, "sql", current="v0003")
-    with pytest.raises(ValueError, match="half a file"):
-        asyncio.run(take_up(models, "sql"))
-    assert models.lora_requests["sql"].lora_path == str(tmp_path / "sql" / "v0002")
+    known.models.broken = "v0003"
+    with pytest.raises(PublishError, match="half a file"):
+        take_up(known, "sql")
+    assert known.answers() == {"sql": "sql@v0002"}
+
+
+def test_a_version_that_was_deleted_is_looked_up_anew(tmp_path: Path) -> None:
+    """VLLM would read its files inside a batch, fail, and end for everybody."""
+    publish(tmp_path, "sql", "v0001", "v0002", current="v0001")
+    known = catalogue(tmp_path)
+    take_up(known, "sql")
+    assert "sql" in known.models.lora_requests
+    publish(tmp_path, "sql", current="v0002")
+    shutil.rmtree(tmp_path / "sql" / "v0001")
+    assert "sql" not in known.models.lora_requests
+    assert asyncio.run(known.resolve_lora("sql")).lora_name == "sql@v0002"

@@ -12,6 +12,7 @@ from openai import NotFoundError
 import tiny_random
 from fgpipe import functiongemma
 from fgpipe.engines.http import client
+from fgpipe.errors import ServeError
 from fgpipe.serving import api, live
 from tiny_server import Served, chat_tools
 
@@ -103,13 +104,16 @@ def test_a_new_version_answers_after_refresh_and_the_old_one_by_its_number(serve
     before = served.answer("swap", PROMPTS[0])
     served.publish("swap", 5)
     assert served.answer("swap", PROMPTS[0]) == before, "vLLM now looks at the pointer itself: refresh is not needed"
-    assert live.refresh(url, "swap", expect="v0002", base=served.model.id) == "v0002"
+    assert live.refresh(url, "swap", expect="v0002") == live.answering(url, "swap") == "v0002"
     assert served.answer("swap", PROMPTS[0]) == served.expected(served.make(5), PROMPTS[0]) != before
     assert served.answer("swap@v0001", PROMPTS[0]) == before == served.expected(served.make(4), PROMPTS[0])
     served.point("swap", "v0001")
     assert live.refresh(url, "swap", expect="v0001") == "v0001"
     assert served.answer("swap", PROMPTS[0]) == before
-    assert live.versions(url)["swap"] == "v0001"
+    status = live.status(url)
+    assert status is not None
+    assert status.answers["swap"] == "swap@v0001"
+    assert {"swap@v0001", "swap@v0002"} <= {*status.memory, *status.evicted}
 
 
 def test_refresh_under_load_fails_no_request(served: Served) -> None:
@@ -136,7 +140,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(served: Se
     served.publish("solid", 8)
     before = served.answer("solid", PROMPTS[0])
     (served.publish("solid", 9) / "adapter_model.safetensors").write_bytes(b"half a fi")
-    with pytest.raises(api.RefusedError, match="cannot be loaded"):
+    with pytest.raises(api.RefusedError, match="vLLM can load"):
         live.refresh(served.server.base_url, "solid")
     assert served.answer("solid", PROMPTS[0]) == before
 
@@ -144,8 +148,33 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(served: Se
 def test_refresh_refuses_names_nobody_published(served: Served) -> None:
     """A typing error in a rollback would look like success."""
     for name in ("nobody", "../workshop/1", "solid@v0099"):
-        with pytest.raises(api.RefusedError, match="no such adapter"):
-            live.refresh(served.server.base_url, name)
+        assert live.refresh(served.server.base_url, name) is None
+        with pytest.raises(ServeError, match="answered by nobody"):
+            live.refresh(served.server.base_url, name, expect="v0001")
+
+
+def test_the_server_lists_what_it_can_answer_with(served: Served) -> None:
+    """Clients that choose from the list would not see an adapter before somebody else asked for it."""
+    served.publish("unasked", 3)
+    listed = {entry["id"]: entry for entry in api.models(served.server.base_url)}
+    assert listed["unasked"]["root"] == str(served.adapters / "unasked" / "v0001")
+    assert listed["unasked"]["parent"] == served.model.id
+    assert {"red", "blue", served.model.id} <= listed.keys()
+
+
+def test_answers_say_which_version_gave_them(served: Served) -> None:
+    """Nobody could tell from an answer, or a log of answers, whether it came from the old or the new version."""
+    chat = client(served.server.base_url).chat.completions
+    for name in ("red", "red@v0001", "red@first"):
+        assert chat.create(model=name, messages=[{"role": "user", "content": "go"}], max_tokens=1).model == "red@v0001"
+
+
+def test_routes_that_load_any_folder_are_closed(served: Served) -> None:
+    """A client could make the server read any folder of its machine, or end its engine with a second copy."""
+    load = {"lora_name": "x", "lora_path": str(served.make(1)), "name": "x", "src": str(served.make(1))}
+    for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "//adapters/", "/scale_elastic_ep"):
+        with pytest.raises(api.RefusedError, match="closed"):
+            api.fetch(f"{served.server.base_url}{path}", load)
 
 
 CALL = functiongemma.ToolCall(
