@@ -72,6 +72,7 @@ class Served:
             for name, weight in model.named_parameters():
                 if "lora_" in name:
                     weight.data.normal_(0, 0.2, generator=generator)
+            model.peft_config["default"].base_model_name_or_path = self.model.id
             model.save_pretrained(folder)
         return folder
 
