@@ -147,6 +147,24 @@ def test_no_server_is_no_error() -> None:
     assert sync.sync([url], Path("nowhere"), base="base") == [sync.Report(url, "not running")]
 
 
+def test_watching_says_only_what_is_new(capsys: pytest.CaptureFixture[str]) -> None:
+    """The log of a watcher would fill with a line every two seconds, and the one that matters be lost."""
+    repaired = sync.Report("http://a", "repaired", (sync.Repair("sql", "sql@v0001", "sql@v0002"),))
+    calm = sync.Report("http://a", "in step")
+    looks = iter([[calm], [calm], [repaired], [calm], [calm]])
+
+    def look() -> list[sync.Report]:
+        try:
+            return next(looks)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(KeyboardInterrupt):
+        sync.watch(look, every_s=0)
+    said = [line.partition("http://a: ")[2] or line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert said == ["in step", "repaired", "sql: sql@v0001 -> sql@v0002", "in step"]
+
+
 def test_servers_of_another_base_are_left_alone(model: ModelConfig, tmp_path: Path) -> None:
     """Publishing for one base would load its adapters into the server of another."""
     with server(model, tmp_path, STAND_IN) as running:
