@@ -12,6 +12,7 @@ import numpy
 
 from fgpipe.config import LINEAR_MODULES, ModelConfig, ModelShape, ServerConfig
 from fgpipe.validation.contract import Contract, contract
+from fgpipe.validation.static import validate
 
 SHAPE = ModelShape(
     vocab_size=64,
@@ -93,3 +94,8 @@ def write(
     weights = safetensors_bytes(tensors(seed=seed) if arrays is None else arrays, dtype)
     (folder / "adapter_model.safetensors").write_bytes(weights)
     return folder
+
+
+def statuses(folder: Path, status: str) -> set[str]:
+    """The rules that gave the adapter in `folder` this status."""
+    return {finding.rule for finding in validate(folder, CONTRACT) if finding.status == status}

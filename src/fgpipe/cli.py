@@ -130,9 +130,9 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _take_names(parsed: argparse.Namespace) -> list[str]:
-    """The words that are no key=value; they leave `parsed.overrides`."""
-    names = [word for word in parsed.overrides if "=" not in word]
-    parsed.overrides = [word for word in parsed.overrides if "=" in word]
+    """The words that are no key=value; they leave `parsed.overrides`. A key has no slash: `sweeps/r=8` is a path."""
+    names = [word for word in parsed.overrides if "=" not in word or "/" in word.partition("=")[0]]
+    parsed.overrides = [word for word in parsed.overrides if word not in names]
     return names
 
 

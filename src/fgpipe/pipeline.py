@@ -145,10 +145,10 @@ def validate(config: Config, *, force: bool = False) -> Verdict:
     verdict = _current(
         Verdict,
         config.run_folder / "validate",
-        config=validation.validate_config(contract),
+        config=validation.validate_config(contract, name=config.adapter_name),
         inputs={"adapter": adapter.fingerprint},
         make=lambda out: validation.validate_adapter(
-            adapter.path, contract, adapter_fingerprint=adapter.fingerprint, out=out
+            adapter.path, contract, name=config.adapter_name, adapter_fingerprint=adapter.fingerprint, out=out
         ),
         force=force,
     )
@@ -184,7 +184,7 @@ def publish(config: Config) -> PublishedVersion:
         adapter.path,
         name=config.adapter_name,
         adapters=Path(config.paths.adapters),
-        check=lambda folder: validation.require_pass(validation.validate(folder, contract)),
+        check=lambda folder: validation.require_pass(validation.validate(folder, contract, name=config.adapter_name)),
         manifest_extra=provenance(config, adapter=adapter, card=card),
     )
     live.refresh(server_url(config), version.name, expect=version.version, base=config.model.id)
