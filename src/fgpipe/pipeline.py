@@ -170,6 +170,21 @@ def validate_folder(folder: Path, config: Config, *, as_json: bool) -> int:
     return 2 if any(finding.status == "fail" for finding in findings) else 0
 
 
+def shrink_folder(folder: Path, config: Config, *, r: int, out: Path | None, as_json: bool) -> None:
+    """Write any PEFT folder anew at rank `r`, to `out` or beside it, and show what was lost."""
+    from rich.console import Console
+
+    from fgpipe import validation
+
+    contract = validation.contract(config.model, config.server)
+    shrunk = validation.shrink(folder, contract, r=r, out=out or validation.default_out(folder, r=r))
+    if as_json:
+        print(json.dumps(shrunk.as_json(), ensure_ascii=False, indent=2))
+    else:
+        Console().print(validation.render_shrunk(shrunk))
+        print(f"shrunk to r={shrunk.r}: {shrunk.path}")
+
+
 def publish(config: Config) -> PublishedVersion:
     """Publish the run's adapter: validated first, then live in the folder and, if one runs, in the server."""
     from fgpipe import validation

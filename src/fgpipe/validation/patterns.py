@@ -7,6 +7,7 @@ too many steps here would keep PEFT and the server busy too.
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,6 +106,10 @@ class Pattern:
         elif kind in ("ASSERT", "ASSERT_NOT"):
             if self._looks(value, name, position) == (kind == "ASSERT"):
                 yield position
+        elif kind == "ATOMIC_GROUP":
+            yield from itertools.islice(self._ends(value, 0, name, position), 1)
+        elif kind == "POSSESSIVE_REPEAT":
+            yield from itertools.islice(self._repeat_ends(True, value, name, position, 0), 1)
         else:
             raise PatternError(f"got the pattern {self.text!r:.80}, expected one without {kind.lower()}")
 

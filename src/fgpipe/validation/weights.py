@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy
+
+    Array = numpy.ndarray[Any, Any]
 
 FLOATING = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 """Floating types PEFT writes, by safetensors' names, and how numpy reads their bytes."""
@@ -91,7 +94,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def read_tensor(path: Path, tensor: Tensor) -> numpy.ndarray[Any, Any]:
+def read_tensor(path: Path, tensor: Tensor) -> Array:
     """The values of a floating `tensor`, of its shape; sixteen-bit types come widened to float32.
 
     Raises:
@@ -99,12 +102,52 @@ def read_tensor(path: Path, tensor: Tensor) -> numpy.ndarray[Any, Any]:
     """
     import numpy
 
-    flat = numpy.fromfile(path, dtype=FLOATING[tensor.dtype], count=tensor.size, offset=tensor.offset)
-    if flat.size != tensor.size:
-        raise DamagedFileError(f"{tensor.name}: got {flat.size} values, expected {tensor.size}")
-    if tensor.dtype == "BF16":
+    raw = numpy.fromfile(path, dtype=FLOATING[tensor.dtype], count=tensor.size, offset=tensor.offset)
+    if raw.size != tensor.size:
+        raise DamagedFileError(f"{tensor.name}: got {raw.size} values, expected {tensor.size}")
+    return _widened(raw, tensor.dtype).reshape(tensor.shape)
+
+
+def rounded(values: Array, dtype: str) -> Array:
+    """`values` as they would come back from a file of type `dtype`."""
+    return _widened(_narrowed(values, dtype), dtype)
+
+
+def write_tensors(path: Path, arrays: Mapping[str, tuple[str, Array]]) -> None:
+    """Write a safetensors file of name -> (type, values), each rounded to the nearest number of its type."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    narrowed = {name: _narrowed(values, dtype) for name, (dtype, values) in arrays.items()}
+    # Wide types first, so that every tensor begins at a multiple of its size.
+    order = sorted(arrays, key=lambda name: (-narrowed[name].itemsize, name))
+    end = 0
+    for name in order:
+        start, end = end, end + narrowed[name].nbytes
+        header[name] = {"dtype": arrays[name][0], "shape": narrowed[name].shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as handle:
+        handle.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            handle.write(narrowed[name].tobytes())
+
+
+def _widened(raw: Array, dtype: str) -> Array:
+    """Numbers as they lie in the file -> float32, or float64 for that type."""
+    import numpy
+
+    if dtype == "BF16":
         # bfloat16 is the upper half of a float32.
-        flat = (flat.astype(numpy.uint32) << 16).view(numpy.float32)
-    elif tensor.dtype == "F16":
-        flat = flat.astype(numpy.float32)
-    return flat.reshape(tensor.shape)
+        return (raw.astype(numpy.uint32) << 16).view(numpy.float32)
+    return raw.astype(numpy.float32) if dtype == "F16" else raw
+
+
+def _narrowed(values: Array, dtype: str) -> Array:
+    """The nearest numbers of type `dtype`, ties to even, as they lie in the file; what is too large is infinite."""
+    import numpy
+
+    with numpy.errstate(over="ignore", under="ignore"):
+        if dtype != "BF16":
+            return numpy.ascontiguousarray(values, dtype=FLOATING[dtype])
+        bits = numpy.ascontiguousarray(values, dtype="<f4").view("<u4")
+    upper: Array = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    return upper
