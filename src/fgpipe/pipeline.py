@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fgpipe import artifacts
 from fgpipe.artifacts import Adapter, Artifact, Dataset, FormattedDataset, Scores, Verdict
 from fgpipe.config import Config
+from fgpipe.errors import ValidationError
 from fgpipe.progress import say
 
 if TYPE_CHECKING:
@@ -157,7 +159,11 @@ def validate(config: Config, *, force: bool = False) -> Verdict:
 
 
 def validate_folder(folder: Path, config: Config, *, as_json: bool) -> int:
-    """Judge any PEFT folder against the server of `config`; the exit status is 0 when every rule is kept, else 2."""
+    """Judge any PEFT folder against the server of `config`; the exit status is 0 when every rule is kept, else 2.
+
+    Raises:
+        ValidationError: there is no such folder; with `as_json` that is a verdict too.
+    """
     from rich.console import Console
 
     from fgpipe import validation
@@ -165,6 +171,8 @@ def validate_folder(folder: Path, config: Config, *, as_json: bool) -> int:
     findings = validation.validate(folder, validation.contract(config.model, config.server))
     if as_json:
         print(json.dumps(validation.findings_json(findings), ensure_ascii=False, indent=2))
+    elif not os.path.isdir(folder):
+        raise ValidationError(f"validate: {findings[0].message}", hint=findings[0].hint)
     else:
         Console().print(validation.render_findings(findings))
     return 2 if any(finding.status == "fail" for finding in findings) else 0

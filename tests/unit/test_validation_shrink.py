@@ -12,14 +12,13 @@ from typing import Any
 import numpy
 import pytest
 
-from adapter_folders import CONTRACT, MODEL, settings, statuses, tensors, write
+from adapter_folders import CONTRACT, MODEL, products, settings, statuses, tensors, write
 from fgpipe.config import LINEAR_MODULES, ModelConfig, ServerConfig
 from fgpipe.errors import ValidationError
 from fgpipe.validation.contract import contract
 from fgpipe.validation.report import failures
 from fgpipe.validation.shrink import default_out, render_shrunk, shrink
 from fgpipe.validation.static import validate
-from fgpipe.validation.targets import by_pattern
 from fgpipe.validation.weights import read_header, read_tensor
 
 Array = numpy.ndarray[Any, Any]
@@ -41,23 +40,6 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "f64": {"config": settings(r=12), "arrays": tensors(12), "dtype": "F64"},
 }
 ROUNDING = {"F64": 1e-14, "F32": 1e-6, "F16": 2e-3, "BF16": 1e-2}
-
-
-def products(folder: Path) -> dict[str, Array]:
-    """Scale * B @ A of every module, as PEFT would compute it, in float64."""
-    config = json.loads((folder / "adapter_config.json").read_text())
-    path = folder / "adapter_model.safetensors"
-    header = read_header(path)
-    found = {}
-    for name in header:
-        if name.endswith("lora_A.weight"):
-            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-            other = name.replace("lora_A", "lora_B")
-            a, b = (read_tensor(path, header[each]).astype("float64") for each in (name, other))
-            rank = by_pattern(config["rank_pattern"], module, config["r"])
-            alpha = by_pattern(config["alpha_pattern"], module, config["lora_alpha"])
-            found[module] = alpha / (math.sqrt(rank) if config["use_rslora"] else rank) * (b @ a)
-    return found
 
 
 @pytest.fixture
