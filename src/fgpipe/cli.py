@@ -148,6 +148,9 @@ def _validate(parsed: argparse.Namespace) -> int:
 
 
 def _shrink(parsed: argparse.Namespace) -> int:
+    # Matrices of this size gain nothing from a second thread, and OpenBLAS's wait for each other by spinning: on a busy
+    # machine of two cores that took 114 s instead of 4 for rank 64 on all 126 modules. Read when numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from fgpipe import pipeline
 
     paths, options = _take_names(parsed), _take_options(parsed, ("r", "out"))
