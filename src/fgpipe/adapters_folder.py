@@ -24,6 +24,9 @@ CARD_FILE = "README.md"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What a server loads; every version has both."""
 
+RESERVED = frozenset({"aux", "con", "nul", "prn", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
+"""Names no folder on a Windows drive can have."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 _VERSION = re.compile(r"v(?:[0-9]{4}|[1-9][0-9]{4,8})", re.ASCII)
 _CANDIDATE = re.compile(r"candidate-[0-9a-f]{12}", re.ASCII)
@@ -46,6 +49,17 @@ class Channel:
 def is_name(text: str) -> bool:
     """Whether `text` may name an adapter or an alias."""
     return _NAME.fullmatch(text) is not None and ".." not in text
+
+
+def name_fault(name: str, *, base_id: str) -> str:
+    """Why a folder, a URL or vLLM cannot carry the adapter's `name`, as `got …, expected …`; empty if all can."""
+    if not is_name(name):
+        return f"got {name!r}, expected lower-case letters, digits, '.', '_' or '-', 64 at most"
+    if name.endswith(".") or name.split(".")[0] in RESERVED:
+        return f"got {name!r}, which no folder on a Windows drive can have"
+    if name == base_id:
+        return f"got {name!r}, which is the base model's own name in the server"
+    return ""
 
 
 def is_version(text: str) -> bool:

@@ -130,9 +130,9 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _take_names(parsed: argparse.Namespace) -> list[str]:
-    """The words that are no key=value; they leave `parsed.overrides`."""
-    names = [word for word in parsed.overrides if "=" not in word]
-    parsed.overrides = [word for word in parsed.overrides if "=" in word]
+    """The words that are no key=value; they leave `parsed.overrides`. A key has no slash: `sweeps/r=8` is a path."""
+    names = [word for word in parsed.overrides if "=" not in word or "/" in word.partition("=")[0]]
+    parsed.overrides = [word for word in parsed.overrides if word not in names]
     return names
 
 
@@ -145,6 +145,33 @@ def _validate(parsed: argparse.Namespace) -> int:
     if len(paths) > 1:
         raise FgpipeError(f"validate: got {len(paths)} folders, expected one at most")
     return pipeline.validate_folder(Path(paths[0]), _config(parsed), as_json=parsed.json)
+
+
+def _shrink(parsed: argparse.Namespace) -> int:
+    # Matrices of this size gain nothing from a second thread, and OpenBLAS's wait for each other by spinning: on a busy
+    # machine of two cores that took 114 s instead of 4 for rank 64 on all 126 modules. Read when numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from fgpipe import pipeline
+
+    paths, options = _take_names(parsed), _take_options(parsed, ("r", "out"))
+    example = "python -m fgpipe shrink PATH r=16 [out=FOLDER]"
+    if len(paths) != 1:
+        raise FgpipeError(f"shrink: got {len(paths)} folders, expected one", hint=example)
+    rank = options.get("r", "nothing")
+    if not (rank.isascii() and rank.isdigit() and len(rank) < 10):
+        raise FgpipeError(f"r: got {rank}, expected a rank such as 16", hint=example)
+    if options.get("out") == "":
+        raise FgpipeError("out: got nothing, expected a new folder", hint=example)
+    out = Path(options["out"]) if "out" in options else None
+    pipeline.shrink_folder(Path(paths[0]), _config(parsed), r=int(rank), out=out, as_json=parsed.json)
+    return 0
+
+
+def _take_options(parsed: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, str]:
+    """The values of `keys`, which are the command's own and no configuration; they leave `parsed.overrides`."""
+    words = [word.partition("=") for word in parsed.overrides]
+    parsed.overrides = [key + separator + value for key, separator, value in words if key not in keys]
+    return {key: value for key, _, value in words if key in keys}
 
 
 def _print_config(parsed: argparse.Namespace) -> int:
@@ -246,6 +273,13 @@ COMMANDS: dict[str, Command] = {
         ),
         Command("evaluate", "score base and adapter on held-out rows", _stage("evaluate"), ("evaluate",), _stage_flags),
         Command("validate", "check an adapter [folder] for the server", _validate, ("server",), _stage_flags),
+        Command(
+            "shrink",
+            "copy an adapter [folder] at a lower rank: r=16 [out=FOLDER]",
+            _shrink,
+            ("model", "server.max_lora_rank"),
+            _json_flag,
+        ),
         Command("publish", "put the adapter where the server reads it", _stage("publish"), ("publish",), _stage_flags),
         Command("run", "all stages, then a question answered by vLLM", _run, _ALL, _force_flag),
         Command("serve", "start vLLM with every published adapter", _serve, ("model", "server", "paths"), _print_flag),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fgpipe import artifacts
 from fgpipe.artifacts import Adapter, Artifact, Dataset, FormattedDataset, Scores, Verdict
 from fgpipe.config import Config
+from fgpipe.errors import ValidationError
 from fgpipe.progress import say
 
 if TYPE_CHECKING:
@@ -145,10 +147,10 @@ def validate(config: Config, *, force: bool = False) -> Verdict:
     verdict = _current(
         Verdict,
         config.run_folder / "validate",
-        config=validation.validate_config(contract),
+        config=validation.validate_config(contract, name=config.adapter_name),
         inputs={"adapter": adapter.fingerprint},
         make=lambda out: validation.validate_adapter(
-            adapter.path, contract, adapter_fingerprint=adapter.fingerprint, out=out
+            adapter.path, contract, name=config.adapter_name, adapter_fingerprint=adapter.fingerprint, out=out
         ),
         force=force,
     )
@@ -157,7 +159,11 @@ def validate(config: Config, *, force: bool = False) -> Verdict:
 
 
 def validate_folder(folder: Path, config: Config, *, as_json: bool) -> int:
-    """Judge any PEFT folder against the server of `config`; the exit status is 0 when every rule is kept, else 2."""
+    """Judge any PEFT folder against the server of `config`; the exit status is 0 when every rule is kept, else 2.
+
+    Raises:
+        ValidationError: there is no such folder; with `as_json` that is a verdict too.
+    """
     from rich.console import Console
 
     from fgpipe import validation
@@ -165,9 +171,26 @@ def validate_folder(folder: Path, config: Config, *, as_json: bool) -> int:
     findings = validation.validate(folder, validation.contract(config.model, config.server))
     if as_json:
         print(json.dumps(validation.findings_json(findings), ensure_ascii=False, indent=2))
+    elif not os.path.isdir(folder):
+        raise ValidationError(f"validate: {findings[0].message}", hint=findings[0].hint)
     else:
         Console().print(validation.render_findings(findings))
     return 2 if any(finding.status == "fail" for finding in findings) else 0
+
+
+def shrink_folder(folder: Path, config: Config, *, r: int, out: Path | None, as_json: bool) -> None:
+    """Write any PEFT folder anew at rank `r`, to `out` or beside it, and show what was lost."""
+    from rich.console import Console
+
+    from fgpipe import validation
+
+    contract = validation.contract(config.model, config.server)
+    shrunk = validation.shrink(folder, contract, r=r, out=out or validation.default_out(folder, r=r))
+    if as_json:
+        print(json.dumps(shrunk.as_json(), ensure_ascii=False, indent=2))
+    else:
+        Console().print(validation.render_shrunk(shrunk))
+        print(f"shrunk to r={shrunk.r}: {shrunk.path}")
 
 
 def publish(config: Config, *, parity: bool = True) -> PublishedVersion:
@@ -185,7 +208,7 @@ def publish(config: Config, *, parity: bool = True) -> PublishedVersion:
     return releasing.release(
         config,
         adapter.path,
-        check=lambda folder: validation.require_pass(validation.validate(folder, contract)),
+        check=lambda folder: validation.require_pass(validation.validate(folder, contract, name=config.adapter_name)),
         manifest=provenance(config, adapter=adapter, card=card),
         trial=None,
     )

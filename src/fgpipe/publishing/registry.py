@@ -52,9 +52,6 @@ STAGING = ".staging-"
 CANDIDATE = ".candidate-"
 TRASH = ".trash-"
 
-RESERVED = frozenset({"aux", "con", "nul", "prn", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
-"""Names no folder on a Windows drive can have."""
-
 
 @dataclass(frozen=True)
 class PublishedVersion:
@@ -222,17 +219,9 @@ def _writing(name: str, adapters: Path) -> Iterator[Path]:
 
 def _require_usable(name: str, *, base_id: str) -> None:
     """Raise PublishError unless a folder, a URL and vLLM can all carry `name`."""
-    if not adapters_folder.is_name(name):
-        raise PublishError(
-            f"name: got {name!r}, expected lower-case letters, digits, '.', '_' or '-', 64 at most",
-            hint="publish.name=… sets it",
-        )
-    if name.endswith(".") or name.split(".")[0] in RESERVED:
-        raise PublishError(f"name: got {name!r}, which no folder on a Windows drive can have", hint="publish.name=…")
-    if name == base_id:
-        raise PublishError(
-            f"name: got {name!r}, which is the base model's own name in the server", hint="publish.name=… sets another"
-        )
+    fault = adapters_folder.name_fault(name, base_id=base_id)
+    if fault:
+        raise PublishError(f"name: {fault}", hint="publish.name=… sets it")
 
 
 def _made(adapters: Path, name: str) -> Path:
