@@ -86,7 +86,7 @@ def test_a_value_that_does_not_fit_cannot_be_said(made_up: tuple[dict[str, Any],
 @settings(max_examples=100, deadline=None)
 def test_whatever_a_model_says_under_the_grammar_is_a_valid_call(case: Case, random: Random, must_call: bool) -> None:
     """A model that knows nothing would still find a way to an invalid call, or never come to an end."""
-    grammar = made([case.tool], must_call=must_call, limits=Limits(calls=3, string_characters=6, items=3))
+    grammar = made([case.tool], must_call=must_call, limits=Limits(calls=3, string_tokens=6, items=3))
     text = said_at_random(grammar, random)
     output = parse_output(text)
     assert output.problems == []

@@ -13,7 +13,16 @@ from fgpipe.functiongemma.values import KEY_STRUCTURE, sorted_items, write_value
 
 _UNENFORCED = frozenset(
     {
-        *("pattern", "minLength", "multipleOf", "exclusiveMinimum", "exclusiveMaximum", "uniqueItems", "contains"),
+        *(
+            "pattern",
+            "minLength",
+            "maxLength",
+            "multipleOf",
+            "exclusiveMinimum",
+            "exclusiveMaximum",
+            "uniqueItems",
+            "contains",
+        ),
         *("prefixItems", "patternProperties", "propertyNames", "minProperties", "maxProperties"),
         *("dependentRequired", "dependentSchemas", "not", "if"),
     }
@@ -34,7 +43,7 @@ _SCALARS = {
     ),
     "boolean": '"true" | "false"',
     "null": '"None"',
-    "key": r"[^:,{}\[\]<>\r\n]{1,64}",
+    "key": r"[A-Za-z_] [A-Za-z0-9_.-]*",
 }
 
 
@@ -43,7 +52,7 @@ class Limits:
     """Sizes beyond which the grammar lets nothing grow, so that every answer ends."""
 
     calls: int = 16
-    string_characters: int = 2000
+    string_tokens: int = 512
     items: int = 64
     free_keys: int = 16
     """Entries of an object that declares no properties; nothing keeps such keys from repeating."""
@@ -133,7 +142,7 @@ class Rules:
             return self.object_(schema, path, depth)
         self._note_unenforced(schema, path)
         if name == "string":
-            return self._string(schema.get("maxLength"))
+            return self._string()
         if name == "array":
             return self._array(schema, path, depth)
         if name in ("integer", "number"):
@@ -183,17 +192,16 @@ class Rules:
                 return []
         return forms
 
-    def _string(self, longest: object) -> str:
-        most = self.limits.string_characters
-        most = min(longest, most) if type(longest) is int and longest >= 0 else most
-        text = self._rule(free_text(), attributes=f"[max_chars={most}]") if most else '""'
+    def _string(self) -> str:
+        # Counted in tokens: a bound in characters takes seconds to compile for a vocabulary of FunctionGemma's size.
+        text = self._rule(free_text(), attributes=f"[max_tokens={self.limits.string_tokens}]")
         return self._rule(f"{control(tokens.ESCAPE)} {text} {control(tokens.ESCAPE)}")
 
     def _scalar(self, name: str) -> str:
         return self._rule(_SCALARS[name])
 
     def _any_value(self, depth: int) -> str:
-        forms = [self._string(None), *map(self._scalar, ("number", "boolean", "null"))]
+        forms = [self._string(), *map(self._scalar, ("number", "boolean", "null"))]
         if depth < self.limits.free_depth:
             forms += [self.any_object(depth + 1), self._list(self._any_value(depth + 1), 0, self.limits.items)]
         return self._rule(" | ".join(forms))

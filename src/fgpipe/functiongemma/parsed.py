@@ -23,6 +23,8 @@ class ParsedOutput:
     problems: list[str]
     literals: list[dict[Path, str]] = field(default_factory=list, compare=False)
     """For each call, how numbers were written that Python would write otherwise, such as `1.50` or `1E3`."""
+    broken_calls: int = field(default=0, compare=False)
+    """How many of the problems are calls given up; the others are arguments kept as strings."""
 
 
 class TrimmedText:

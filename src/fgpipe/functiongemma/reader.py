@@ -54,7 +54,8 @@ class OutputReader:
     def __init__(self) -> None:
         self._output = ParsedOutput([], "", [])
         self._content = TrimmedText()
-        self._taken = (0, 0)  # calls and problems
+        self._broken = 0
+        self._taken = (0, 0, 0)  # calls, problems, broken calls
         self._buffer = ""
         self._at = 0  # what comes before it has been read
         self._mark = 0  # what comes before it has been told apart: content, or a call that is complete
@@ -81,19 +82,27 @@ class OutputReader:
         self._stopped = True
         self._content.add("".join(self._held) + self._buffer)
         if self._step != self._read_content:
-            self._output.problems.append(f"{self._call_label()}: cut off before {tokens.END_CALL}")
+            self._give_up(f"cut off before {tokens.END_CALL}")
 
     def output(self) -> ParsedOutput:
         """All that has been read so far."""
         read = self._output
-        return ParsedOutput([*read.calls], self._content.whole(), [*read.problems], [*read.literals])
+        return ParsedOutput(
+            [*read.calls], self._content.whole(), [*read.problems], [*read.literals], broken_calls=self._broken
+        )
 
     def take(self) -> ParsedOutput:
         """What has been read since the last `take`; the contents taken join to `output().content` after `close`."""
-        calls, problems = self._taken
+        calls, problems, broken = self._taken
         read = self._output
-        self._taken = (len(read.calls), len(read.problems))
-        return ParsedOutput(read.calls[calls:], self._content.take(), read.problems[problems:], read.literals[calls:])
+        self._taken = (len(read.calls), len(read.problems), self._broken)
+        return ParsedOutput(
+            read.calls[calls:],
+            self._content.take(),
+            read.problems[problems:],
+            read.literals[calls:],
+            broken_calls=self._broken - broken,
+        )
 
     def _forget_call(self) -> None:
         self._name = ""
@@ -104,7 +113,11 @@ class OutputReader:
         self._lexeme: list[str] = []  # the beginning of the name, key, string or literal being read
 
     def _call_label(self) -> str:
-        return f"call to {self._name!r}" if self._name else "call without a readable name"
+        return f"call to {_shown(self._name)}" if self._name else "call without a readable name"
+
+    def _give_up(self, problem: str) -> None:
+        self._broken += 1
+        self._output.problems.append(f"{self._call_label()}: {problem}")
 
     def _read_on(self, position: int, step: Callable[[], bool]) -> bool:
         self._at, self._step = position, step
@@ -119,7 +132,7 @@ class OutputReader:
 
     def _fail(self, problem: str) -> bool:
         self._content.add(self._told_apart(self._at))
-        self._output.problems.append(f"{self._call_label()}: {problem}")
+        self._give_up(problem)
         self._forget_call()
         return self._read_on(self._at, self._read_content)
 
@@ -189,7 +202,7 @@ class OutputReader:
         if end != ":":
             return self._fail("no argument name followed by ':'")
         if key in self._containers[-1]:
-            return self._fail(f"argument {key!r} twice")
+            return self._fail(f"argument {_shown(key)} twice")
         self._keys.append(key)
         return self._read_on(self._at + 1, self._read_value)
 
@@ -223,8 +236,8 @@ class OutputReader:
                 return self._noting(text, number)
         except ValueError:  # an integer of more digits than Python converts
             pass
-        shown = text if len(text) <= 40 else f"{text[:40]}..."
-        self._notes.append(f"argument {self._keys[0]!r}: the unquoted text {shown!r} is no literal, kept as a string")
+        argument = _shown(self._keys[0])
+        self._notes.append(f"argument {argument}: the unquoted text {_shown(text)} is no literal, kept as a string")
         return text
 
     def _noting(self, text: str, number: float) -> float:
@@ -269,6 +282,11 @@ class OutputReader:
         self._told_apart(self._at + len(tokens.END_CALL))
         self._forget_call()
         return self._read_on(self._at, self._read_content)
+
+
+def _shown(text: str) -> str:
+    """`text` for a message; it is the model's own, so it may be long."""
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
 def _open_marker_length(text: str, markers: tuple[str, ...]) -> int:
