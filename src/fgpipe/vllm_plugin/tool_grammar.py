@@ -24,7 +24,8 @@ def request_grammar(request: Any, strict_level: ToolStrictLevel) -> ToolGrammar 
     """The grammar of the answer to `request`, or None when it is not to be constrained.
 
     A tool with `"strict": false` may be called with any arguments, as any tool may whose `strict` is not true when the
-    operator set `--tool-strict-level function`; an answer with only such tools and no duty to call one is left alone.
+    operator set `--tool-strict-level function`. With such tools only, an answer is left alone if nothing obliges it to
+    call, or if the request brings a constraint of its own.
     """
     tools = [plain_tool(tool) for tool in request.tools or ()]
     named = _named(request.tool_choice)
@@ -34,7 +35,7 @@ def request_grammar(request: Any, strict_level: ToolStrictLevel) -> ToolGrammar 
     free = [str(function.get("name")) for tool in tools if not _is_strict(function := tool["function"], everywhere)]
     must_call = request.tool_choice != "auto"
     one_call = request.parallel_tool_calls is False
-    if not must_call and not one_call and len(free) == len(tools):
+    if len(free) == len(tools) and (request.extract_structured_outputs() or not (must_call or one_call)):
         return None
     return _grammar(_text(tools), must_call, one_call, tuple(free))
 
