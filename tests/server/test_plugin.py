@@ -7,6 +7,7 @@ import json
 import warnings
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from strategies import calls, outputs
 from tiny_server import chat_tools
+from wrong_answers import mutated
 
 # Kept out of tests/unit: importing vLLM takes seconds and changes torch's settings for the whole process.
 pytestmark = pytest.mark.server
@@ -167,6 +169,16 @@ def test_arguments_get_their_declared_type_and_each_repair_is_counted(
     counted = {name: counter.labels(model)._value.get() for name, counter in vars(counters()).items()}
     assert counted["calls"] == 2
     assert (counted["repairs"], counted["schema_violations"]) == (2 * repairs, 2 * violations)
+
+
+@pytest.mark.slow
+def test_thousands_of_broken_answers_stream_as_they_read() -> None:
+    """Some malformed answer would crash a request, hang the server, or read differently with `stream=true`."""
+    random = Random(20261126)
+    for _ in range(5000):
+        text = mutated(random)
+        cut = random.randrange(len(text) + 1)
+        assert streamed([text[:cut], text[cut:]]) == batch(text)
 
 
 def test_a_broken_call_is_counted() -> None:
