@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strategies import calls, outputs
@@ -132,6 +132,7 @@ def test_any_output_streams_as_it_reads(text: str, cuts: list[int]) -> None:
 
 
 @given(calls(), calls())
+@settings(deadline=None, max_examples=30)
 def test_calls_stream_as_they_read_at_every_split_point(first: ToolCall, second: ToolCall) -> None:
     """A call would be lost, doubled or changed if a piece of the stream happens to end inside it."""
     text = f"Well. {render_call(first)}{render_call(second)}<start_function_response>"
