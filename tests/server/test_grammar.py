@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_random
+from fgpipe import resources
 from fgpipe.functiongemma import ToolCall, parse_output, render_call, tokens
 from fgpipe.functiongemma.fit import FittedCall, declared_parameters, fit_call
 from fgpipe.functiongemma.grammar import Limits, ToolGrammar, tool_grammar
@@ -70,6 +71,22 @@ def test_a_call_that_fits_its_schema_can_be_said_and_a_spoilt_one_cannot(case: C
     for call in case.misfits:
         assert not accepts(grammar, render_call(call)), call
         assert fit_call(call, declared).violations, call
+
+
+def test_the_shipped_models_tokens_spell_the_same_grammar() -> None:
+    """Tokens of several letters, as real vocabularies have them, would not fit between the control tokens."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resources.folder("data") / "tiny")
+    information = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=len(tokenizer))
+    compiled = xgrammar.GrammarCompiler(information).compile_structural_tag(
+        json.dumps(made(chat_tools()).structural_tag())
+    )
+    for call, accepted in ((LOUDER, True), (ToolCall("ping", {"level": 5}), False)):
+        matching = xgrammar.GrammarMatcher(compiled, override_stop_tokens=list(tokens.STOP_TOKEN_IDS))
+        ids = tokenizer(render_call(call) + tokens.START_RESPONSE, add_special_tokens=False)["input_ids"]
+        assert all(matching.accept_token(token) for token in ids) is accepted
+        assert matching.is_terminated() is accepted
 
 
 @given(misfit_values())

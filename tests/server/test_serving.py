@@ -288,6 +288,15 @@ def _as_openai(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return copied
 
 
+@pytest.mark.parametrize("stop", functiongemma.STOP_TOKEN_IDS)
+def test_each_stop_ends_an_answer(served: Served, stop: int) -> None:
+    """The model would go on after its call and answer for the tool itself."""
+    answer = client(served.server.base_url).chat.completions.create(
+        model="red", messages=[{"role": "user", "content": "go"}], max_tokens=8, logit_bias={str(stop): 100}
+    )
+    assert (answer.choices[0].finish_reason, answer.usage and answer.usage.completion_tokens) == ("stop", 1)
+
+
 def test_answers_are_greedy_unless_the_request_says_otherwise(served: Served) -> None:
     """The hub's generation config samples: the same question would be answered differently each time."""
     chat = client(served.server.base_url).chat.completions
