@@ -40,9 +40,20 @@ class FunctionGemmaRenderer(HfRenderer):  # type: ignore[misc]
 
 def _converted(messages: Sequence[Any]) -> list[dict[str, Any]]:
     try:
-        return from_openai([_plain(message) for message in messages])
+        return from_openai([_with_text_parts(_plain(message)) for message in messages])
     except FormatError as error:
         raise VLLMValidationError(error.message, parameter="messages") from error
+
+
+def _with_text_parts(message: Any) -> Any:
+    """`message` with the responses API's kinds of text as the chat API's."""
+    if not isinstance(message, dict) or not isinstance(content := message.get("content"), list):
+        return message
+    parts = [
+        {**part, "type": "text"} if isinstance(part, dict) and part.get("type") in _TEXT_PARTS else part
+        for part in content
+    ]
+    return {**message, "content": parts}
 
 
 def _plain(value: Any) -> Any:
@@ -50,8 +61,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         value = value.model_dump(exclude_none=True)
     if isinstance(value, Mapping):
-        plain = {key: _plain(entry) for key, entry in value.items()}
-        return {**plain, "type": "text"} if plain.get("type") in _TEXT_PARTS and "text" in plain else plain
+        return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         return [_plain(entry) for entry in value]
     return value
