@@ -113,6 +113,11 @@ def gone(pid: int) -> bool:
     return False
 
 
+def free_tools() -> list[dict[str, Any]]:
+    """`chat_tools` whose calls the server's grammar does not hold to the schema."""
+    return [{**tool, "function": {**tool["function"], "strict": False}} for tool in chat_tools()]
+
+
 def chat_tools() -> list[dict[str, Any]]:
     """Tools with what vLLM's stock parser loses: dots and dashes in the name, types, nesting, no arguments at all."""
     properties = {

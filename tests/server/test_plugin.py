@@ -7,13 +7,19 @@ import itertools
 import json
 import shutil
 import warnings
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from strategies import calls, outputs
+from tiny_server import chat_tools
+from wrong_answers import mutated
 
 # Kept out of tests/unit: importing vLLM takes seconds and changes torch's settings for the whole process.
 pytestmark = pytest.mark.server
@@ -26,6 +32,7 @@ with warnings.catch_warnings():
     from fgpipe.functiongemma import ToolCall, render_call
     from fgpipe.serving import serve_command
     from fgpipe.vllm_plugin.catalogue import Catalogue
+    from fgpipe.vllm_plugin.metrics import counters
     from fgpipe.vllm_plugin.tool_parser import FgpipeToolParser
 
 CALL = ToolCall(
@@ -33,7 +40,7 @@ CALL = ToolCall(
     {"label": 'say "12" <end_function_call>', "level": 5, "mute": True, "none": None, "steps": [1, 2.5, {"a": "3"}]},
 )
 CALLS = render_call(CALL) + render_call(ToolCall("ping", {}))
-REQUEST = SimpleNamespace(tools=["any"], tool_choice="auto")
+REQUEST = SimpleNamespace(model="sql", tools=chat_tools(), tool_choice="auto", parallel_tool_calls=True)
 
 OUTPUTS = [
     CALLS,
@@ -119,31 +126,70 @@ def test_streaming_gives_what_the_whole_answer_gives_wherever_it_is_cut(text: st
     assert streamed(list(text)) == whole
 
 
-@given(
-    st.lists(
-        st.sampled_from(
-            [
-                "<start_function_call>",
-                "call:",
-                "f",
-                "{",
-                "}",
-                "a:",
-                "<escape>",
-                "1",
-                ",",
-                "<end_function_call>",
-                "<end_of_turn>",
-                " ",
-                "<",
-                "é",
-            ]
-        )
-    )
-)
-def test_any_output_streams_as_it_reads(pieces: list[str]) -> None:
+@given(outputs(), st.lists(st.integers(0, 200), max_size=6))
+def test_any_output_streams_as_it_reads(text: str, cuts: list[int]) -> None:
     """Some malformed answer would crash the stream, or read differently with `stream=true`."""
-    assert streamed(pieces) == batch("".join(pieces))
+    places = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
+    assert streamed([text[start:end] for start, end in pairwise(places)]) == batch(text)
+
+
+@given(calls(), calls())
+@settings(deadline=None, max_examples=30)
+def test_calls_stream_as_they_read_at_every_split_point(first: ToolCall, second: ToolCall) -> None:
+    """A call would be lost, doubled or changed if a piece of the stream happens to end inside it."""
+    text = f"Well. {render_call(first)}{render_call(second)}<start_function_response>"
+    whole = batch(text)
+    assert len(whole[0]) == 2
+    for cut in range(len(text) + 1):
+        assert streamed([text[:cut], text[cut:]]) == whole
+
+
+TYPED = "<start_function_call>call:audio.set-volume{{{}}}<end_function_call>"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected", "repairs", "violations"),
+    [
+        ("level:<escape>5<escape>", {"level": 5}, 1, 0),
+        ("label:5,level:5", {"label": "5", "level": 5}, 1, 0),
+        ("label:1.50,level:5.0", {"label": "1.50", "level": 5}, 2, 0),
+        ("label:loud,level:5,mute:<escape>true<escape>", {"label": "loud", "level": 5, "mute": True}, 2, 0),
+        ("level:5,options:{steps:[<escape>1<escape>,2]}", {"level": 5, "options": {"steps": [1, 2]}}, 1, 0),
+        ("level:<escape>five<escape>", {"level": "five"}, 0, 1),
+        ("level:2.5,mute:1", {"level": 2.5, "mute": 1}, 0, 1),
+        ("mute:true,other:1", {"mute": True, "other": 1}, 0, 1),
+    ],
+)
+def test_arguments_get_their_declared_type_and_each_repair_is_counted(
+    said: str, expected: dict[str, Any], repairs: int, violations: int
+) -> None:
+    """A tool would be handed text for a number, or nobody would see that a model gets its types wrong."""
+    model = f"model of {said}"
+    request = SimpleNamespace(model=model, tools=chat_tools(), tool_choice="auto")
+    (whole,), (pieces,) = batch(TYPED.format(said), request)[0], streamed(list(TYPED.format(said)), request)[0]
+    assert whole == pieces
+    assert repr(json.loads(whole[1])) == repr(expected)
+    counted = {name: counter.labels(model)._value.get() for name, counter in vars(counters()).items()}
+    assert counted["calls"] == 2
+    assert (counted["repairs"], counted["schema_violations"]) == (2 * repairs, 2 * violations)
+
+
+@pytest.mark.slow
+def test_thousands_of_broken_answers_stream_as_they_read() -> None:
+    """Some malformed answer would crash a request, hang the server, or read differently with `stream=true`."""
+    random = Random(20261126)
+    for _ in range(5000):
+        text = mutated(random)
+        cut = random.randrange(len(text) + 1)
+        assert streamed([text[:cut], text[cut:]]) == batch(text)
+
+
+def test_a_broken_call_is_counted() -> None:
+    """Nobody would see that an adapter's calls are cut off by max_tokens."""
+    request = SimpleNamespace(model="cut", tools=chat_tools(), tool_choice="auto")
+    batch("<start_function_call>call:ping{", request)
+    streamed(list("<start_function_call>pong<start_function_call>call:ping{"), request)
+    assert counters().parse_failures.labels("cut")._value.get() == 3
 
 
 @pytest.mark.parametrize("text", [CALLS, "<start_function_call>call:f{a:", "plain <end_of_turn> text"])
@@ -151,7 +197,7 @@ def test_without_tools_text_is_left_as_it_is(text: str) -> None:
     """A client that parses raw text itself would find the calls cut out of it."""
     for request in (
         SimpleNamespace(tools=None, tool_choice="none"),
-        SimpleNamespace(tools=["any"], tool_choice="none"),
+        SimpleNamespace(tools=chat_tools(), tool_choice="none"),
     ):
         assert batch(text, request) == ([], text)
         assert streamed(list(text), request) == ([], text)

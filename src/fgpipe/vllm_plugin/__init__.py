@@ -1,7 +1,7 @@
 """What fgpipe adds to vLLM: published adapters found by name, new versions taken up, calls read without loss.
 
 vLLM finds `register` and `endpoint` through entry points named `fgpipe`, if its variable VLLM_PLUGINS holds that name.
-Nothing here is imported from vLLM before vLLM asks; the modules that do so are catalogue, endpoint and tool_parser.
+Nothing here is imported from vLLM before vLLM asks; the other modules do so.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ GUARD = "fgpipe.vllm_plugin.access.Access"
 
 
 def register() -> None:
-    """Tell vLLM of the tool parser; calling it again changes nothing.
+    """Tell vLLM of the tool parser and the renderer; calling it again changes nothing.
 
     Entry point of `vllm.general_plugins`: runs in every process of a server.
     """
+    from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tool_parsers import ToolParserManager
 
+    # Not by its `register`, which warns on every start that a name is taken: taking this one is the purpose.
+    RENDERER_REGISTRY.renderers["hf"] = ("fgpipe.vllm_plugin.renderer", "FunctionGemmaRenderer")
     ToolParserManager.register_lazy_module(NAME, "fgpipe.vllm_plugin.tool_parser", "FgpipeToolParser")
 
 
