@@ -72,8 +72,9 @@ class Served:
             for name, weight in model.named_parameters():
                 if "lora_" in name:
                     weight.data.normal_(0, 0.2, generator=generator)
-            model.peft_config["default"].base_model_name_or_path = self.model.id
             model.save_pretrained(folder)
+            config = json.loads((folder / "adapter_config.json").read_text())
+            (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": self.model.id}))
         return folder
 
     def publish(self, name: str, seed: int) -> Path:
