@@ -207,6 +207,12 @@ class PublishConfig(Section):
     """Where finished adapters go."""
 
     name: Name | None = Field(default=None, description="name of the adapter; null takes task.name")
+    parity_prompts: int = Field(
+        default=16,
+        ge=1,
+        le=256,
+        description="held-out prompts on which the served adapter must answer as the trained one",
+    )
 
 
 class PathsConfig(Section):

@@ -15,19 +15,21 @@ from fgpipe.progress import say
 
 if TYPE_CHECKING:
     from fgpipe.publishing.registry import PublishedVersion
+    from fgpipe.validation.parity import ParityReport
 
 A = TypeVar("A", bound=Artifact)
 
 
-def run_stage(name: str, config: Config, *, force: bool = False, as_json: bool = False) -> None:
+def run_stage(name: str, config: Config, *, force: bool = False, as_json: bool = False, parity: bool = True) -> None:
     """Bring stage `name` up to date, with the stages before it, and show what it left.
 
     Args:
         force: run the stage itself even if nothing changed; the stages before it are still skipped when they can be.
         as_json: print the artefact's figures as JSON on stdout instead of a preview.
+        parity: publish only what a running server answers with as it was trained.
     """
     if name == "publish":
-        version = publish(config)
+        version = publish(config, parity=parity)
         print(json.dumps(version_facts(version)) if as_json else _published_line(version))
         return
     artifact = STAGES[name](config, force=force)
@@ -156,22 +158,35 @@ def validate(config: Config, *, force: bool = False) -> Verdict:
     return verdict
 
 
-def validate_folder(folder: Path, config: Config, *, as_json: bool) -> int:
-    """Judge any PEFT folder against the server of `config`; the exit status is 0 when every rule is kept, else 2."""
-    from rich.console import Console
+def held_out_prompts(config: Config, data: FormattedDataset) -> list[str]:
+    """The held-out prompts on which an adapter is compared."""
+    from fgpipe.validation import parity
 
-    from fgpipe import validation
-
-    findings = validation.validate(folder, validation.contract(config.model, config.server))
-    if as_json:
-        print(json.dumps(validation.findings_json(findings), ensure_ascii=False, indent=2))
-    else:
-        Console().print(validation.render_findings(findings))
-    return 2 if any(finding.status == "fail" for finding in findings) else 0
+    return parity.choose_prompts(data.examples(), config.publish.parity_prompts)
 
 
-def publish(config: Config) -> PublishedVersion:
-    """Publish the run's adapter: validated first, then live in the folder and, if one runs, in the server."""
+def parity_gate(config: Config, adapter: Path, data: FormattedDataset, *, base_url: str, served: str) -> ParityReport:
+    """Hold the model `served` of the server at `base_url` against the PEFT folder `adapter`; the report if they agree.
+
+    Raises:
+        ValidationError: the server does not answer as the adapter was trained.
+    """
+    from fgpipe.validation import parity
+
+    say(f"parity: {served} at {base_url} …")
+    prompts = held_out_prompts(config, data)
+    report = parity.check(config.model, adapter, prompts, base_url=base_url, served=served)
+    parity.require_parity(report)
+    say(f"parity: {report.line}")
+    return report
+
+
+def publish(config: Config, *, parity: bool = True) -> PublishedVersion:
+    """Publish the run's adapter: validated first, then live in the folder and, if one runs, in the server.
+
+    Args:
+        parity: if a server runs, publish only what it answers with as it was trained.
+    """
     from fgpipe import validation
     from fgpipe.publishing import registry
     from fgpipe.serving import live
@@ -185,10 +200,25 @@ def publish(config: Config) -> PublishedVersion:
         name=config.adapter_name,
         adapters=Path(config.paths.adapters),
         check=lambda folder: validation.require_pass(validation.validate(folder, contract)),
-        manifest_extra=provenance(config, adapter=adapter, card=card),
+        manifest_extra={
+            **provenance(config, adapter=adapter, card=card),
+            "parity": _parity(config, adapter) if parity else "skipped (--no-parity)",
+        },
     )
     live.refresh(server_url(config), version.name, expect=version.version, base=config.model.id)
     return version
+
+
+def _parity(config: Config, adapter: Adapter) -> dict[str, Any] | str:
+    """What the running server made of `adapter`, for its manifest."""
+    from fgpipe import trial
+
+    base_url = trial.running(config)
+    if base_url is None:
+        return "not run (no server was running)"
+    with trial.staged(base_url, adapter.path) as served:
+        report = parity_gate(config, adapter.path, format_dataset(config), base_url=base_url, served=served)
+    return report.as_json()
 
 
 def provenance(config: Config, *, adapter: Adapter, card: Scores) -> dict[str, Any]:

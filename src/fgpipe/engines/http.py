@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fgpipe.engines.protocol import Completion, GenerationError
+from fgpipe.engines.protocol import Completion, Exemplar, GenerationError, ModelRefusedError, TokenScores
 from fgpipe.errors import ServeError
 
 if TYPE_CHECKING:
@@ -73,6 +74,48 @@ class HttpEngine:
             for choice in choices
         ]
 
+    def score(self, exemplars: Sequence[Exemplar]) -> list[TokenScores]:
+        """What `model` thinks of each token of the answers.
+
+        The server computes these afresh: it never reads its prefix cache for a request that asks for them.
+
+        Raises:
+            ModelRefusedError: the server has no such model, cannot load it, or cannot answer with it.
+            ServeError: there is no server.
+        """
+        import openai
+
+        try:
+            answer = client(self.base_url).completions.create(
+                model=self.model,
+                prompt=[exemplar.prompt + exemplar.answer for exemplar in exemplars],
+                max_tokens=1,
+                temperature=0,
+                extra_body={"add_special_tokens": False, "prompt_logprobs": 1},
+            )
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise ServeError(
+                f"{self.base_url}: got {_said(error)}, expected to be let in",
+                hint=f"{KEY_VARIABLE} holds the key the server was started with",
+            ) from error
+        except openai.APIStatusError as error:
+            raise ModelRefusedError(f"{self.base_url}: got {_said(error)}, expected scores by {self.model}") from error
+        except openai.OpenAIError as error:
+            raise ServeError(f"{self.base_url}: got {_said(error)}, expected scores by {self.model}") from error
+        choices = sorted(answer.choices, key=lambda choice: choice.index)
+        return [_scores(choice, exemplar) for choice, exemplar in zip(choices, exemplars, strict=True)]
+
+
+def _scores(choice: Any, exemplar: Exemplar) -> TokenScores:
+    """The scores in vLLM's `prompt_logprobs`: for each token of the prompt, itself and the most probable one."""
+    places = (choice.model_extra or {})["prompt_logprobs"][len(exemplar.prompt) :]
+    log_probs, best = [], []
+    for place, token in zip(places, exemplar.answer, strict=True):
+        log_prob = place[str(token)]["logprob"]
+        log_probs.append(math.nan if log_prob is None else float(log_prob))
+        best.append(next((int(other) for other, entry in place.items() if entry["rank"] == 1), -1))
+    return TokenScores(log_probs, best)
+
 
 def ask(
     base_url: str,
@@ -110,6 +153,17 @@ def ask(
         if call.type == "function"
     ]
     return Answer(choice.message.content or "", calls, choice.finish_reason)
+
+
+def server_version(base_url: str) -> str:
+    """The version of vLLM that answers at `base_url`; "unknown" if it does not tell."""
+    import openai
+
+    try:
+        answer = client(base_url).get(f"{base_url}/version", cast_to=object)
+    except openai.OpenAIError:
+        return "unknown"
+    return str(answer["version"]) if isinstance(answer, dict) and "version" in answer else "unknown"
 
 
 def client(base_url: str) -> OpenAI:
