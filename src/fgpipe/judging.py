@@ -1,4 +1,4 @@
-"""`python -m fgpipe validate`: an adapter judged by the server's rules and, if asked, by what a server answers with it."""
+"""`python -m fgpipe validate`: an adapter judged by the rules and, if asked, by what a server answers with it."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ class BaseView:
 def _with_adapter(model: Any, adapter: Path) -> Any:
     """`model` wrapped by PEFT with the LoRA weights in the folder `adapter`."""
     from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         # Asked first: PEFT would look for a missing file on the hub, or read a pickle instead.
@@ -193,7 +193,7 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise _unfit(adapter, _first_line(error)) from error
     # PEFT passes over tensors that have no place, and only warns of layers that get none.
     wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))

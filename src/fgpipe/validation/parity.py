@@ -147,8 +147,10 @@ def dtype_of(model: ModelConfig) -> str:
     return base.dtype_name(model)
 
 
-def reference(model: ModelConfig, adapter: Path, prompts: Sequence[str]) -> Reference:
-    """Greedy answers of `adapter` to `prompts`, scored; the model is let go again.
+def reference(
+    model: ModelConfig, adapter: Path, prompts: Sequence[str], *, answer_tokens: int = ANSWER_TOKENS
+) -> Reference:
+    """Greedy answers of `adapter` to `prompts`, at most `answer_tokens` each, scored; the model is let go again.
 
     Raises:
         EvaluationError: the adapter cannot be loaded, or answers NaN.
@@ -157,7 +159,7 @@ def reference(model: ModelConfig, adapter: Path, prompts: Sequence[str]) -> Refe
     if not prompts:
         raise ValidationError("parity: got no prompts, expected at least one", hint="publish.parity_prompts=16")
     with HfEngine(model, adapter, batch_size=8) as engine:
-        answers = engine.generate(prompts, max_new_tokens=ANSWER_TOKENS)
+        answers = engine.generate(prompts, max_new_tokens=answer_tokens)
         pairs = zip(engine.tokenise(prompts), answers, strict=True)
         exemplars = [Exemplar(prompt, answer.token_ids) for prompt, answer in pairs]
         texts = {token: engine.decode([token]) for exemplar in exemplars for token in exemplar.answer}
