@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import tiny_random
-from fgpipe import trial
-from fgpipe.config import ModelConfig, ServerConfig
+from fgpipe import pipeline, trial
+from fgpipe.artifacts import Adapter
+from fgpipe.config import Config, LoraConfig, ModelConfig, PathsConfig, PublishConfig, ServerConfig
 from fgpipe.engines.http import client
 from fgpipe.errors import ServeError, ValidationError
 from fgpipe.serving import VllmServer, api
@@ -182,3 +186,48 @@ def model_words(model: ModelConfig) -> list[str]:
         "publish.parity_prompts=4",
         *shape,
     ]
+
+
+def publishing(served: Served, seed: int, name: str, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """What `publish` needs, without a training run: the adapter of `seed`, and held-out rows."""
+    folder = served.workshop / f"run-{seed}"
+    shutil.copytree(served.make(seed), folder, dirs_exist_ok=True)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": served.model.id}))
+    rows = [{"id": str(number), "prompt": prompt} for number, prompt in enumerate(PROMPTS)]
+    monkeypatch.setattr(pipeline, "train", lambda config: Adapter(folder, {}))
+    monkeypatch.setattr(pipeline, "format_dataset", lambda config: SimpleNamespace(examples=lambda: rows))
+    monkeypatch.setattr(pipeline, "scores", lambda config: None)
+    monkeypatch.setattr(pipeline, "validate", lambda config: None)
+    monkeypatch.setattr(pipeline, "provenance", lambda config, **more: {"base": {"id": served.model.id}})
+    return Config(
+        model=served.model,
+        server=served.server.server,
+        lora=LoraConfig(r=4),
+        publish=PublishConfig(name=name),
+        paths=PathsConfig(adapters=str(served.adapters)),
+    )
+
+
+def test_publish_keeps_what_the_running_server_made_of_it(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version would not say whether its server ever answered as it was trained, or claim so though nobody looked."""
+    config = publishing(served, 21, "gated", monkeypatch)
+    version = pipeline.publish(config)
+    found = json.loads((version.path / "manifest.json").read_text())["parity"]
+    assert (found["verdict"], found["prompts"]) == ("same as trained", len(PROMPTS))
+    assert found["line"] in (version.path / "README.md").read_text()
+    version = pipeline.publish(publishing(served, 22, "gated", monkeypatch), parity=False)
+    assert json.loads((version.path / "manifest.json").read_text())["parity"] == "skipped (--no-parity)"
+    unreached = config.model_copy(update={"server": config.server.model_copy(update={"port": free_port()})})
+    publishing(served, 23, "gated", monkeypatch)
+    version = pipeline.publish(unreached)
+    assert json.loads((version.path / "manifest.json").read_text())["parity"].startswith("not run")
+
+
+def test_publish_refuses_what_the_server_answers_otherwise(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate would look, and let everything through."""
+    config = publishing(served, 24, "refused", monkeypatch)
+    monkeypatch.setattr(trial, "staged", lambda url, adapter: nullcontext("blue"))
+    with pytest.raises(ValidationError, match="drifted"):
+        pipeline.publish(config)
+    assert not (served.adapters / "refused").exists()

@@ -112,8 +112,8 @@ class Truth:
             return "refuses to load"
         try:
             found = self.served(name)
-        except urllib.error.HTTPError:
-            return "loads, every request fails"
+        except urllib.error.HTTPError as error:
+            return "loads, answers NaN" if "not JSON compliant" in error.read().decode() else "loads, answers errors"
         if apart(found, self.trained(trained)) <= TOLERANCE:
             return RIGHT
         return "loads, the base answers" if apart(found, self.base) == 0 else "loads, answers wrongly"

@@ -97,7 +97,8 @@ def test_half_of_a_weak_adapter_is_not_taken_for_noise() -> None:
 
 def test_another_base_behind_the_server_is_named() -> None:
     """The user would look for the fault in the adapter."""
-    verdict, reason = judge(distances(NEAR, FAR, NEAR, served_base=shifted(FAR, 0.5)), THRESHOLDS["float32"])
+    served = [value - 0.5 for value in NEAR]
+    verdict, reason = judge(distances(NEAR, FAR, served, served_base=shifted(FAR, 0.5)), THRESHOLDS["float32"])
     assert verdict == "drifted"
     assert "base" in reason
 

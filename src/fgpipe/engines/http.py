@@ -22,6 +22,10 @@ TIMEOUT_S = 600.0
 """For one request, queueing in the server included."""
 
 
+NOT_A_NUMBER = "not JSON compliant"
+"""vLLM cannot write NaN, so it answers 400 with this; without log-probs such a model answers 200 and nothing."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a model said to a question.
@@ -77,7 +81,8 @@ class HttpEngine:
     def score(self, exemplars: Sequence[Exemplar]) -> list[TokenScores]:
         """What `model` thinks of each token of the answers.
 
-        The server computes these afresh: it never reads its prefix cache for a request that asks for them.
+        The server computes these afresh: it never reads its prefix cache for a request that asks for them. Where one
+        answer has a NaN, all are NaN.
 
         Raises:
             ModelRefusedError: the server has no such model, cannot load it, or cannot answer with it.
@@ -99,6 +104,8 @@ class HttpEngine:
                 hint=f"{KEY_VARIABLE} holds the key the server was started with",
             ) from error
         except openai.APIStatusError as error:
+            if NOT_A_NUMBER in _said(error):
+                return [TokenScores([math.nan] * len(one.answer), [-1] * len(one.answer)) for one in exemplars]
             raise ModelRefusedError(f"{self.base_url}: got {_said(error)}, expected scores by {self.model}") from error
         except openai.OpenAIError as error:
             raise ServeError(f"{self.base_url}: got {_said(error)}, expected scores by {self.model}") from error
