@@ -8,7 +8,7 @@ ADAPTER ?= sql
 PINS    := -c requirements/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types layers unit server publish serve adapters data clean
+.PHONY: help setup demo test check lint types layers unit server publish serve adapters data truth-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -59,6 +59,9 @@ adapters: setup  ## list published adapters
 
 data: setup  ## rebuild the shipped tasks, byte for byte
 	$(BIN)/python -m fgpipe.data.tasks
+
+truth-table: setup  ## write docs/truth-table.md anew, from a real vLLM
+	PYTHONPATH=tests $(BIN)/python tests/server/test_truth_table.py
 
 clean:  ## remove run artefacts and caches; published adapters stay
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -55,15 +55,22 @@ def settings(**changes: Any) -> dict[str, Any]:
     return {**sound, **changes}
 
 
-def tensors(rank: int = 4, *, seed: int = 0, ranks: Mapping[str, int] | None = None) -> Tensors:
-    """Random weights for every linear module of `SHAPE`; `ranks`: other ranks by the name's end."""
+def tensors(
+    rank: int = 4,
+    *,
+    seed: int = 0,
+    ranks: Mapping[str, int] | None = None,
+    contract: Contract = CONTRACT,
+    spread: float = 1.0,
+) -> Tensors:
+    """Random weights for every linear module of the contract's base; `ranks`: other ranks by the name's end."""
     random = numpy.random.default_rng(seed)
     made: Tensors = {}
-    for module in CONTRACT.module_names():
-        inputs, outputs = CONTRACT.shapes[module.rsplit(".", 1)[1]]
+    for module in contract.module_names():
+        inputs, outputs = contract.shapes[module.rsplit(".", 1)[1]]
         r = next((value for end, value in (ranks or {}).items() if module.endswith(end)), rank)
-        made[f"base_model.model.{module}.lora_A.weight"] = random.normal(size=(r, inputs)).astype("float32")
-        made[f"base_model.model.{module}.lora_B.weight"] = random.normal(size=(outputs, r)).astype("float32")
+        made[f"base_model.model.{module}.lora_A.weight"] = random.normal(0, spread, size=(r, inputs)).astype("float32")
+        made[f"base_model.model.{module}.lora_B.weight"] = random.normal(0, spread, size=(outputs, r)).astype("float32")
     return made
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgpipe import trial
 from fgpipe.artifacts import Dataset
 from fgpipe.config import Config
 from fgpipe.errors import DataError, ServeError
@@ -121,32 +121,14 @@ def _server(config: Config) -> Iterator[str]:
     """Address of a server with this base and these adapters: the running one, or one that ends with the block."""
     from fgpipe import serving
 
-    url = _running(config)
+    url = trial.running(config)
     if url is not None:
         say(f"vLLM at {url} answers")
         yield url
         return
-    here = config.server.model_copy(update={"host": "127.0.0.1", "port": _free_port()})
+    here = config.server.model_copy(update={"host": "127.0.0.1", "port": trial.free_port()})
     with serving.VllmServer(config.model, here, adapters=Path(config.paths.adapters)) as server:
         yield server.base_url
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _running(config: Config) -> str | None:
-    """Address of the configured server if it runs with this base, None if nothing answers there."""
-    from fgpipe.serving import api
-
-    url = api.address(config.server)
-    try:
-        names = [entry["id"] for entry in api.models(url, timeout_s=5)]
-    except (OSError, ValueError, KeyError, ServeError):
-        return None
-    return url if config.model.id in names else None
 
 
 def can_serve(config: Config) -> bool:
@@ -154,6 +136,6 @@ def can_serve(config: Config) -> bool:
     from fgpipe import serving
 
     try:
-        return _running(config) is not None or bool(serving.installed_build())
+        return trial.running(config) is not None or bool(serving.installed_build())
     except ServeError:
         return False

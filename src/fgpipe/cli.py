@@ -116,7 +116,8 @@ def _stage(name: str) -> Callable[[argparse.Namespace], int]:
     def run(parsed: argparse.Namespace) -> int:
         from fgpipe import pipeline
 
-        pipeline.run_stage(name, _config(parsed), force=parsed.force, as_json=parsed.json)
+        parity = not getattr(parsed, "no_parity", False)
+        pipeline.run_stage(name, _config(parsed), force=parsed.force, as_json=parsed.json, parity=parity)
         return 0
 
     return run
@@ -137,14 +138,16 @@ def _take_names(parsed: argparse.Namespace) -> list[str]:
 
 
 def _validate(parsed: argparse.Namespace) -> int:
-    from fgpipe import pipeline
+    from fgpipe import judging
 
     paths = _take_names(parsed)
+    if not paths and parsed.live:
+        return judging.validate_live(_config(parsed), as_json=parsed.json)
     if not paths:
         return _stage("validate")(parsed)
     if len(paths) > 1:
         raise FgpipeError(f"validate: got {len(paths)} folders, expected one at most")
-    return pipeline.validate_folder(Path(paths[0]), _config(parsed), as_json=parsed.json)
+    return judging.validate_folder(Path(paths[0]), _config(parsed), as_json=parsed.json, live=parsed.live)
 
 
 def _shrink(parsed: argparse.Namespace) -> int:
@@ -238,6 +241,16 @@ def _stage_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the artefact's figures as JSON")
 
 
+def _validate_flags(parser: argparse.ArgumentParser) -> None:
+    _stage_flags(parser)
+    parser.add_argument("--live", action="store_true", help="also let a vLLM of its own answer with it, and compare")
+
+
+def _publish_flags(parser: argparse.ArgumentParser) -> None:
+    _stage_flags(parser)
+    parser.add_argument("--no-parity", action="store_true", help="do not compare it with a running server's answers")
+
+
 def _json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -272,7 +285,9 @@ COMMANDS: dict[str, Command] = {
             _stage_flags,
         ),
         Command("evaluate", "score base and adapter on held-out rows", _stage("evaluate"), ("evaluate",), _stage_flags),
-        Command("validate", "check an adapter [folder] for the server", _validate, ("server",), _stage_flags),
+        Command(
+            "validate", "check an adapter [folder] for the server", _validate, ("server", "publish"), _validate_flags
+        ),
         Command(
             "shrink",
             "copy an adapter [folder] at a lower rank: r=16 [out=FOLDER]",
@@ -280,7 +295,9 @@ COMMANDS: dict[str, Command] = {
             ("model", "server.max_lora_rank"),
             _json_flag,
         ),
-        Command("publish", "put the adapter where the server reads it", _stage("publish"), ("publish",), _stage_flags),
+        Command(
+            "publish", "put the adapter where the server reads it", _stage("publish"), ("publish",), _publish_flags
+        ),
         Command("run", "all stages, then a question answered by vLLM", _run, _ALL, _force_flag),
         Command("serve", "start vLLM with every published adapter", _serve, ("model", "server", "paths"), _print_flag),
         Command("ask", "ask the published adapter a question through vLLM", _ask, ("task", "server"), _question_flag),

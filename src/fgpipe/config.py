@@ -213,6 +213,12 @@ class PublishConfig(Section):
     keep_versions: int = Field(
         default=10, ge=1, description="newest versions kept; live, previous, aliased and loaded ones are never removed"
     )
+    parity_prompts: int = Field(
+        default=16,
+        ge=1,
+        le=256,
+        description="held-out prompts on which the served adapter must answer as the trained one",
+    )
 
     @field_validator("servers")
     @classmethod

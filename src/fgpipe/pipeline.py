@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,24 +11,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fgpipe import artifacts
 from fgpipe.artifacts import Adapter, Artifact, Dataset, FormattedDataset, Scores, Verdict
 from fgpipe.config import Config
-from fgpipe.errors import ValidationError
 from fgpipe.progress import say
 
 if TYPE_CHECKING:
     from fgpipe.publishing.registry import PublishedVersion
+    from fgpipe.validation.parity import ParityReport
 
 A = TypeVar("A", bound=Artifact)
 
 
-def run_stage(name: str, config: Config, *, force: bool = False, as_json: bool = False) -> None:
+def run_stage(name: str, config: Config, *, force: bool = False, as_json: bool = False, parity: bool = True) -> None:
     """Bring stage `name` up to date, with the stages before it, and show what it left.
 
     Args:
         force: run the stage itself even if nothing changed; the stages before it are still skipped when they can be.
         as_json: print the artefact's figures as JSON on stdout instead of a preview.
+        parity: publish only what a running server answers with as it was trained.
     """
     if name == "publish":
-        version = publish(config)
+        version = publish(config, parity=parity)
         print(json.dumps(version_facts(version)) if as_json else _published_line(version))
         return
     artifact = STAGES[name](config, force=force)
@@ -158,24 +158,27 @@ def validate(config: Config, *, force: bool = False) -> Verdict:
     return verdict
 
 
-def validate_folder(folder: Path, config: Config, *, as_json: bool) -> int:
-    """Judge any PEFT folder against the server of `config`; the exit status is 0 when every rule is kept, else 2.
+def held_out_prompts(config: Config, data: FormattedDataset) -> list[str]:
+    """The held-out prompts on which an adapter is compared."""
+    from fgpipe.validation import parity
+
+    return parity.choose_prompts(data.examples(), config.publish.parity_prompts)
+
+
+def parity_gate(config: Config, adapter: Path, data: FormattedDataset, *, base_url: str, served: str) -> ParityReport:
+    """Hold the model `served` of the server at `base_url` against the PEFT folder `adapter`; the report if they agree.
 
     Raises:
-        ValidationError: there is no such folder; with `as_json` that is a verdict too.
+        ValidationError: the server does not answer as the adapter was trained.
     """
-    from rich.console import Console
+    from fgpipe.validation import parity
 
-    from fgpipe import validation
-
-    findings = validation.validate(folder, validation.contract(config.model, config.server))
-    if as_json:
-        print(json.dumps(validation.findings_json(findings), ensure_ascii=False, indent=2))
-    elif not os.path.isdir(folder):
-        raise ValidationError(f"validate: {findings[0].message}", hint=findings[0].hint)
-    else:
-        Console().print(validation.render_findings(findings))
-    return 2 if any(finding.status == "fail" for finding in findings) else 0
+    say(f"parity: {served} at {base_url} …")
+    prompts = held_out_prompts(config, data)
+    report = parity.check(config.model, adapter, prompts, base_url=base_url, served=served)
+    parity.require_parity(report)
+    say(f"parity: {report.line}")
+    return report
 
 
 def shrink_folder(folder: Path, config: Config, *, r: int, out: Path | None, as_json: bool) -> None:
@@ -205,12 +208,19 @@ def publish(config: Config, *, parity: bool = True) -> PublishedVersion:
     card = scores(config)
     validate(config)
     contract = validation.contract(config.model, config.server)
+    untried = "not run (no server was running)" if parity else "skipped (--no-parity)"
+    manifest = {**provenance(config, adapter=adapter, card=card), "parity": untried}
+
+    def trial(base_url: str, served: str) -> dict[str, Any]:
+        data = format_dataset(config)
+        return parity_gate(config, adapter.path, data, base_url=base_url, served=served).as_json()
+
     return releasing.release(
         config,
         adapter.path,
         check=lambda folder: validation.require_pass(validation.validate(folder, contract, name=config.adapter_name)),
-        manifest=provenance(config, adapter=adapter, card=card),
-        trial=None,
+        manifest=manifest,
+        trial=trial if parity else None,
     )
 
 

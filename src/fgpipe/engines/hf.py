@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from fgpipe import progress
 from fgpipe.config import ModelConfig
-from fgpipe.engines.protocol import Completion, GenerationError
+from fgpipe.engines.protocol import Completion, Exemplar, GenerationError, TokenScores
 from fgpipe.errors import EvaluationError
 from fgpipe.functiongemma import tokens
 from fgpipe.models import base
@@ -50,6 +50,10 @@ class HfEngine:
         """See `Engine.generate`."""
         return self._answer(prompts, max_new_tokens, use_adapter=True)
 
+    def score(self, exemplars: Sequence[Exemplar]) -> list[TokenScores]:
+        """What the adapter thinks of each token of the answers."""
+        return self._score(exemplars, use_adapter=True)
+
     def base_only(self) -> BaseView:
         """The same engine, answering as the base does."""
         return BaseView(self)
@@ -57,7 +61,7 @@ class HfEngine:
     def _answer(self, prompts: Sequence[str], max_new_tokens: int, *, use_adapter: bool) -> list[Completion]:
         if self._model is None:
             raise RuntimeError("HfEngine is used outside its `with` block")
-        encoded = [self._tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        encoded = self.tokenise(prompts)
         self._refuse_unfit(encoded, max_new_tokens)
         # Equal lengths together waste the least padding; longest first, so that memory runs out at once or never.
         order = sorted(range(len(encoded)), key=lambda place: -len(encoded[place]))
@@ -72,6 +76,33 @@ class HfEngine:
                 answers.update(zip(places, self._answer_batch(encoded, places, max_new_tokens), strict=True))
                 move(len(places))
         return [answers[place] for place in range(len(prompts))]
+
+    def _score(self, exemplars: Sequence[Exemplar], *, use_adapter: bool) -> list[TokenScores]:
+        if self._model is None:
+            raise RuntimeError("HfEngine is used outside its `with` block")
+        import torch
+
+        tuned = use_adapter and self._adapter is not None
+        scores = []
+        with torch.inference_mode(), self._as_base(not tuned):
+            # One at a time: no padding, so nothing but the weights can make a difference.
+            for exemplar in exemplars:
+                ids = torch.tensor([exemplar.prompt + exemplar.answer], device=self._model.device)
+                length = len(exemplar.answer)
+                # The head is the largest part of a small model: only where an answer's token is predicted.
+                logits = self._model(input_ids=ids, logits_to_keep=length + 1).logits[0, :-1].float()
+                wanted = ids[0, -length:].unsqueeze(1)
+                log_probs = logits.log_softmax(dim=-1).gather(1, wanted).squeeze(1)
+                scores.append(TokenScores(log_probs.tolist(), logits.argmax(dim=-1).tolist()))
+        return scores
+
+    def tokenise(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered prompts, as `generate` gives them to the model."""
+        return [self._tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, control tokens included."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _as_base(self, base_only: bool) -> AbstractContextManager[Any]:
         if base_only and self._adapter is not None:
@@ -126,7 +157,7 @@ class HfEngine:
     def _completion(self, ids: list[int]) -> Completion:
         """The answer in a row of generated ids, which is padded after its stop."""
         stop = next((place for place, token in enumerate(ids) if token in tokens.STOP_TOKEN_IDS), None)
-        text = self._tokenizer.decode(ids[:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = self.decode(ids[:stop])
         if stop is None:
             return Completion(text, ids, "length")
         return Completion(text, ids[: stop + 1], "stop")
@@ -142,11 +173,15 @@ class BaseView:
         """See `Engine.generate`."""
         return self.engine._answer(prompts, max_new_tokens, use_adapter=False)
 
+    def score(self, exemplars: Sequence[Exemplar]) -> list[TokenScores]:
+        """What the base thinks of each token of the answers."""
+        return self.engine._score(exemplars, use_adapter=False)
+
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
     """`model` wrapped by PEFT with the LoRA weights in the folder `adapter`."""
     from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         # Asked first: PEFT would look for a missing file on the hub, or read a pickle instead.
@@ -158,7 +193,7 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise _unfit(adapter, _first_line(error)) from error
     # PEFT passes over tensors that have no place, and only warns of layers that get none.
     wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))

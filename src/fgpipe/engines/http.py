@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fgpipe.engines.protocol import Completion, GenerationError
+from fgpipe.engines.protocol import Completion, Exemplar, GenerationError, ModelRefusedError, TokenScores
 from fgpipe.errors import ServeError
 from fgpipe.keys import CLIENT_KEY_VARIABLE
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 600.0
 """For one request, queueing in the server included."""
+
+
+NOT_A_NUMBER = "not JSON compliant"
+"""vLLM cannot write NaN, so it answers 400 with this; without log-probs such a model answers 200 and nothing."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,51 @@ class HttpEngine:
             for choice in choices
         ]
 
+    def score(self, exemplars: Sequence[Exemplar]) -> list[TokenScores]:
+        """What `model` thinks of each token of the answers.
+
+        The server computes these afresh: it never reads its prefix cache for a request that asks for them. Where one
+        answer has a NaN, all are NaN.
+
+        Raises:
+            ModelRefusedError: the server has no such model, cannot load it, or cannot answer with it.
+            ServeError: there is no server.
+        """
+        import openai
+
+        try:
+            answer = client(self.base_url).completions.create(
+                model=self.model,
+                prompt=[exemplar.prompt + exemplar.answer for exemplar in exemplars],
+                max_tokens=1,
+                temperature=0,
+                extra_body={"add_special_tokens": False, "prompt_logprobs": 1},
+            )
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise ServeError(
+                f"{self.base_url}: got {_said(error)}, expected to be let in",
+                hint=f"{CLIENT_KEY_VARIABLE} holds the key the server was started with",
+            ) from error
+        except openai.APIStatusError as error:
+            if NOT_A_NUMBER in _said(error):
+                return [TokenScores([math.nan] * len(one.answer), [-1] * len(one.answer)) for one in exemplars]
+            raise ModelRefusedError(f"{self.base_url}: got {_said(error)}, expected scores by {self.model}") from error
+        except openai.OpenAIError as error:
+            raise ServeError(f"{self.base_url}: got {_said(error)}, expected scores by {self.model}") from error
+        choices = sorted(answer.choices, key=lambda choice: choice.index)
+        return [_scores(choice, exemplar) for choice, exemplar in zip(choices, exemplars, strict=True)]
+
+
+def _scores(choice: Any, exemplar: Exemplar) -> TokenScores:
+    """The scores in vLLM's `prompt_logprobs`: for each token of the prompt, itself and the most probable one."""
+    places = (choice.model_extra or {})["prompt_logprobs"][len(exemplar.prompt) :]
+    log_probs, best = [], []
+    for place, token in zip(places, exemplar.answer, strict=True):
+        log_prob = place[str(token)]["logprob"]
+        log_probs.append(math.nan if log_prob is None else float(log_prob))
+        best.append(next((int(other) for other, entry in place.items() if entry["rank"] == 1), -1))
+    return TokenScores(log_probs, best)
+
 
 def ask(
     base_url: str,
@@ -108,6 +158,17 @@ def ask(
         if call.type == "function"
     ]
     return Answer(choice.message.content or "", calls, choice.finish_reason)
+
+
+def server_version(base_url: str) -> str:
+    """The version of vLLM that answers at `base_url`; "unknown" if it does not tell."""
+    import openai
+
+    try:
+        answer = client(base_url).get(f"{base_url}/version", cast_to=object)
+    except openai.OpenAIError:
+        return "unknown"
+    return str(answer["version"]) if isinstance(answer, dict) and "version" in answer else "unknown"
 
 
 def client(base_url: str) -> OpenAI:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from fgpipe.errors import EvaluationError
+from fgpipe.errors import EvaluationError, ServeError
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,27 @@ class Completion:
     text: str
     token_ids: list[int]
     finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """A prompt and an answer to it, in token ids: what engines are asked to score, so that all see the same tokens."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What a model thinks of each token of a given answer, after the prompt and the tokens before it.
+
+    Attributes:
+        log_probs: natural logarithm of its probability, temperature 1; NaN if the model gives no number.
+        best: id of the most probable token in its place.
+    """
+
+    log_probs: list[float]
+    best: list[int]
 
 
 class Engine(Protocol):
@@ -45,3 +66,7 @@ class GenerationError(EvaluationError):
     def __init__(self, message: str, *, places: Sequence[int], hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.places = tuple(places)
+
+
+class ModelRefusedError(ServeError):
+    """A server is there, and would not answer with the model asked for."""

@@ -124,9 +124,14 @@ def _provenance(manifest: Mapping[str, Any]) -> str:
         ("content", f"`{manifest['content']}`"),
         *([("code", f"`{manifest['git']}`")] if manifest.get("git") else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
-        ("parity with the server", manifest["parity"]),
+        ("parity with the server", _parity(manifest["parity"])),
     ]
     return f"## Provenance\n\n{_table(('', ''), rows)}\n\nThe whole configuration is in `manifest.json`."
+
+
+def _parity(found: Mapping[str, Any] | str) -> str:
+    """A report in a line, or why there is none."""
+    return found if isinstance(found, str) else str(found.get("line") or found.get("verdict"))
 
 
 def _plain(value: Any) -> str:

@@ -96,13 +96,13 @@ def publish(
             check(staging)
             channel = adapters_folder.read_channel(folder) or Channel()
             content = _content(staging)
+            if trial is not None:
+                with _candidate(folder, staging, content) as served:
+                    manifest_extra = {**manifest_extra, "parity": trial(served)}
             same = _published_before(folder, content)
             if same is not None:
                 _point(folder, channel, same)
                 return PublishedVersion(name, same, folder / same, created=False)
-            if trial is not None:
-                with _candidate(folder, staging, content) as served:
-                    manifest_extra = {**manifest_extra, "parity": trial(served)}
             number = _next_number(folder, channel)
             version = adapters_folder.version_name(number)
             _describe(staging, name=name, version=version, content=content, extra=manifest_extra)
