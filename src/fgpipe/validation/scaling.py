@@ -17,16 +17,12 @@ PATTERNS = ("rank_pattern", "alpha_pattern")
 LARGEST_ALPHA = 1e9
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_number(value: object) -> bool:
-    return _is_integer(value) or isinstance(value, float)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_rank(value: object) -> bool:
-    return _is_integer(value) and isinstance(value, int) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _names_modules(value: object) -> bool:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgpipe.config import VLLM_LORA_RANKS
 from fgpipe.validation.contract import PARENTS, Contract
 from fgpipe.validation.patterns import PatternError, PatternValues
 from fgpipe.validation.report import Finding, failed, judged, passed, warned
+from fgpipe.validation.scaling import highest_rank
 from fgpipe.validation.targets import targeted
 from fgpipe.validation.weights import FLOATING, LARGEST_SERVED, SMALLEST_SERVED, Tensor, read_tensor
 
@@ -72,8 +74,9 @@ def check_tensors(
         config: `adapter_config.json` if it passed the rule `fields`; without it `ranks` and `coverage` are left out.
     """
     size = path.stat().st_size
-    rank = max([contract.max_lora_rank, *([min(config["r"], 512)] if config else [])])
-    limit = contract.largest_bytes(rank)
+    # An adapter of too high a rank is no fault of its size: it may be shrunk.
+    rank = min(highest_rank(config), VLLM_LORA_RANKS[-1]) if config else 0
+    limit = contract.largest_bytes(max(contract.max_lora_rank, rank))
     fits = size <= limit
     yield judged(
         "size",
