@@ -90,6 +90,9 @@ if [[ $build == cpu || ${FGPIPE_ENFORCE_EAGER:-false} == true ]]; then
 fi
 command+=(--enable-lora --max-loras "${FGPIPE_MAX_LORAS:-8}" --max-lora-rank "${FGPIPE_MAX_LORA_RANK:-32}")
 command+=(--max-cpu-loras "${FGPIPE_MAX_CPU_LORAS:-32}")
+if [[ $plugin == plugin ]]; then
+  command+=(--worker-extension-cls fgpipe.vllm_plugin.worker.AdapterSlots --middleware fgpipe.vllm_plugin.access.Access)
+fi
 command+=(--chat-template-content-format openai --override-generation-config '{"temperature": 0.0}')
 command+=(--enable-auto-tool-choice)
 
@@ -118,7 +121,16 @@ if [[ ${FGPIPE_PRINT:-0} == 1 ]]; then
   printf '\n'
   exit 0
 fi
-if [[ $host != 127.0.0.1 && $host != localhost && $host != ::1 ]]; then
-  say "warning: $host is reachable from other machines; who reaches it may load and unload adapters"
+if [[ ! $host =~ ^(127\.[0-9.]+|localhost|::1)$ ]]; then
+  if [[ $plugin != plugin ]]; then
+    say "$host: got no plugin in $python, expected it off the loopback: without it vLLM leaves some paths without a key"
+    exit 2
+  elif [[ -z ${VLLM_API_KEY:-} || -z ${FGPIPE_ADMIN_KEY:-} ]]; then
+    say "$host: got no VLLM_API_KEY or no FGPIPE_ADMIN_KEY, expected both keys off the loopback"
+    exit 2
+  elif [[ $VLLM_API_KEY == "$FGPIPE_ADMIN_KEY" ]]; then
+    say "FGPIPE_ADMIN_KEY: got the clients' key, expected one of its own"
+    exit 2
+  fi
 fi
 exec env "${variables[@]}" "${command[@]}"

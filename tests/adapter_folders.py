@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ import numpy
 
 from fgpipe.config import LINEAR_MODULES, ModelConfig, ModelShape, ServerConfig
 from fgpipe.validation.contract import Contract, contract
+from fgpipe.validation.static import validate
+from fgpipe.validation.targets import by_pattern
+from fgpipe.validation.weights import read_header, read_tensor
 
 SHAPE = ModelShape(
     vocab_size=64,
@@ -100,3 +104,25 @@ def write(
     weights = safetensors_bytes(tensors(seed=seed) if arrays is None else arrays, dtype)
     (folder / "adapter_model.safetensors").write_bytes(weights)
     return folder
+
+
+def statuses(folder: Path, status: str) -> set[str]:
+    """The rules that gave the adapter in `folder` this status."""
+    return {finding.rule for finding in validate(folder, CONTRACT) if finding.status == status}
+
+
+def products(folder: Path) -> Tensors:
+    """Scale * B @ A of every module, as PEFT would compute it, in float64."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    path = folder / "adapter_model.safetensors"
+    header = read_header(path)
+    found = {}
+    for name in header:
+        if name.endswith("lora_A.weight"):
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            other = name.replace("lora_A", "lora_B")
+            a, b = (read_tensor(path, header[each]).astype("float64") for each in (name, other))
+            rank = by_pattern(config.get("rank_pattern"), module, config["r"])
+            alpha = by_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
+            found[module] = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank) * (b @ a)
+    return found

@@ -73,6 +73,8 @@ class Served:
                 if "lora_" in name:
                     weight.data.normal_(0, 0.2, generator=generator)
             model.save_pretrained(folder)
+            config = json.loads((folder / "adapter_config.json").read_text())
+            (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": self.model.id}))
         return folder
 
     def publish(self, name: str, seed: int) -> Path:
@@ -110,6 +112,11 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def free_tools() -> list[dict[str, Any]]:
+    """`chat_tools` whose calls the server's grammar does not hold to the schema."""
+    return [{**tool, "function": {**tool["function"], "strict": False}} for tool in chat_tools()]
 
 
 def chat_tools() -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
     adapters/<name>/v0001/        adapter_config.json adapter_model.safetensors README.md manifest.json, never changed
     adapters/<name>/channel.json  {"current": "v0002", "previous": "v0001", "aliases": {"best": "v0001"}, "last": 2}
+    adapters/<name>/.candidate-0123456789ab/    an adapter on trial, named by its digest, before it is a version
 
 The pointer is a file replaced by rename, not a symlink, because the folder is often a Windows drive seen through WSL2.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +24,12 @@ CARD_FILE = "README.md"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What a server loads; every version has both."""
 
+RESERVED = frozenset({"aux", "con", "nul", "prn", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
+"""Names no folder on a Windows drive can have."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 _VERSION = re.compile(r"v(?:[0-9]{4}|[1-9][0-9]{4,8})", re.ASCII)
+_CANDIDATE = re.compile(r"candidate-[0-9a-f]{12}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,30 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None and ".." not in text
 
 
+def name_fault(name: str, *, base_id: str) -> str:
+    """Why a folder, a URL or vLLM cannot carry the adapter's `name`, as `got …, expected …`; empty if all can."""
+    if not is_name(name):
+        return f"got {name!r}, expected lower-case letters, digits, '.', '_' or '-', 64 at most"
+    if name.endswith(".") or name.split(".")[0] in RESERVED:
+        return f"got {name!r}, which no folder on a Windows drive can have"
+    if name == base_id:
+        return f"got {name!r}, which is the base model's own name in the server"
+    return ""
+
+
 def is_version(text: str) -> bool:
     """Whether `text` is a version: `v0001` to `v9999`, then `v10000` and on."""
     return _VERSION.fullmatch(text) is not None and text != "v0000"
+
+
+def is_candidate(text: str) -> bool:
+    """Whether `text` is what an adapter on trial is asked for by, after the `@`."""
+    return _CANDIDATE.fullmatch(text) is not None
+
+
+def full_name(folder: Path) -> str:
+    """`sql@v0002` for the folder of that version, `sql@candidate-…` for one on trial."""
+    return f"{folder.parent.name}@{folder.name.removeprefix('.')}"
 
 
 def version_name(number: int) -> str:
@@ -105,6 +131,8 @@ def _require_version(key: str, value: object) -> None:
 def resolve(adapters: Path, request: str) -> Path | None:
     """The folder of the version that `request` means: `name`, `name@v0002` or `name@alias`; None if there is none.
 
+    `name@candidate-<digest>` means the adapter on trial with that digest.
+
     The answer is the version's own real path, which never holds other weights, and lies inside `adapters` whatever is
     asked.
 
@@ -119,6 +147,8 @@ def resolve(adapters: Path, request: str) -> Path | None:
         return None
     if is_version(wanted):
         return _inside(folder, wanted)
+    if is_candidate(wanted):
+        return _inside(folder, f".{wanted}", files=ADAPTER_FILES)
     channel = read_channel(folder)
     if channel is None:
         return None
@@ -134,11 +164,11 @@ def resolve(adapters: Path, request: str) -> Path | None:
     return found
 
 
-def _inside(folder: Path, version: str) -> Path | None:
-    """`folder/version` if it is a version with real files; links that lead elsewhere count as absent."""
+def _inside(folder: Path, version: str, *, files: Sequence[str] = (*ADAPTER_FILES, MANIFEST_FILE)) -> Path | None:
+    """`folder/version` if it is a version with real `files`; links that lead elsewhere count as absent."""
     path = folder / version
-    files = [path / name for name in (*ADAPTER_FILES, MANIFEST_FILE)]
-    real = all(os.path.isfile(file) and os.path.realpath(file) == str(file) for file in files)
+    paths = [path / name for name in files]
+    real = all(os.path.isfile(file) and os.path.realpath(file) == str(file) for file in paths)
     return path if real else None
 
 

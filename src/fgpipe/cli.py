@@ -131,9 +131,9 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _take_names(parsed: argparse.Namespace) -> list[str]:
-    """The words that are no key=value; they leave `parsed.overrides`."""
-    names = [word for word in parsed.overrides if "=" not in word]
-    parsed.overrides = [word for word in parsed.overrides if "=" in word]
+    """The words that are no key=value; they leave `parsed.overrides`. A key has no slash: `sweeps/r=8` is a path."""
+    names = [word for word in parsed.overrides if "=" not in word or "/" in word.partition("=")[0]]
+    parsed.overrides = [word for word in parsed.overrides if word not in names]
     return names
 
 
@@ -148,6 +148,33 @@ def _validate(parsed: argparse.Namespace) -> int:
     if len(paths) > 1:
         raise FgpipeError(f"validate: got {len(paths)} folders, expected one at most")
     return judging.validate_folder(Path(paths[0]), _config(parsed), as_json=parsed.json, live=parsed.live)
+
+
+def _shrink(parsed: argparse.Namespace) -> int:
+    # Matrices of this size gain nothing from a second thread, and OpenBLAS's wait for each other by spinning: on a busy
+    # machine of two cores that took 114 s instead of 4 for rank 64 on all 126 modules. Read when numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from fgpipe import pipeline
+
+    paths, options = _take_names(parsed), _take_options(parsed, ("r", "out"))
+    example = "python -m fgpipe shrink PATH r=16 [out=FOLDER]"
+    if len(paths) != 1:
+        raise FgpipeError(f"shrink: got {len(paths)} folders, expected one", hint=example)
+    rank = options.get("r", "nothing")
+    if not (rank.isascii() and rank.isdigit() and len(rank) < 10):
+        raise FgpipeError(f"r: got {rank}, expected a rank such as 16", hint=example)
+    if options.get("out") == "":
+        raise FgpipeError("out: got nothing, expected a new folder", hint=example)
+    out = Path(options["out"]) if "out" in options else None
+    pipeline.shrink_folder(Path(paths[0]), _config(parsed), r=int(rank), out=out, as_json=parsed.json)
+    return 0
+
+
+def _take_options(parsed: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, str]:
+    """The values of `keys`, which are the command's own and no configuration; they leave `parsed.overrides`."""
+    words = [word.partition("=") for word in parsed.overrides]
+    parsed.overrides = [key + separator + value for key, separator, value in words if key not in keys]
+    return {key: value for key, _, value in words if key in keys}
 
 
 def _print_config(parsed: argparse.Namespace) -> int:
@@ -196,6 +223,17 @@ def _rollback(parsed: argparse.Namespace) -> int:
         )
     pipeline.rollback(names[0], _config(parsed))
     return 0
+
+
+def _sync(parsed: argparse.Namespace) -> int:
+    from fgpipe import pipeline
+
+    return pipeline.sync(_config(parsed), watch=parsed.watch, as_json=parsed.json)
+
+
+def _sync_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--watch", action="store_true", help="go on until interrupted, and say what changed")
+    _json_flag(parser)
 
 
 def _stage_flags(parser: argparse.ArgumentParser) -> None:
@@ -251,6 +289,13 @@ COMMANDS: dict[str, Command] = {
             "validate", "check an adapter [folder] for the server", _validate, ("server", "publish"), _validate_flags
         ),
         Command(
+            "shrink",
+            "copy an adapter [folder] at a lower rank: r=16 [out=FOLDER]",
+            _shrink,
+            ("model", "server.max_lora_rank"),
+            _json_flag,
+        ),
+        Command(
             "publish", "put the adapter where the server reads it", _stage("publish"), ("publish",), _publish_flags
         ),
         Command("run", "all stages, then a question answered by vLLM", _run, _ALL, _force_flag),
@@ -258,6 +303,13 @@ COMMANDS: dict[str, Command] = {
         Command("ask", "ask the published adapter a question through vLLM", _ask, ("task", "server"), _question_flag),
         Command("adapters", "list published adapters, versions and scores", _adapters, ("paths",), _json_flag),
         Command("rollback", "make an adapter's previous [or a given] version live", _rollback, ("paths",)),
+        Command(
+            "sync",
+            "bring running servers in step with the adapters folder",
+            _sync,
+            ("publish", "paths", "server.host", "server.port"),
+            _sync_flags,
+        ),
         Command("config", "print the resolved configuration", _print_config, _ALL, _json_flag),
     )
 }

@@ -204,15 +204,29 @@ class ServerConfig(Section):
 
 
 class PublishConfig(Section):
-    """Where finished adapters go."""
+    """Where finished adapters go, and which servers answer with them."""
 
     name: Name | None = Field(default=None, description="name of the adapter; null takes task.name")
+    servers: tuple[str, ...] = Field(
+        default=(), description="addresses of the servers to keep in step, http://host:port; none: the one of `server`"
+    )
+    keep_versions: int = Field(
+        default=10, ge=1, description="newest versions kept; live, previous, aliased and loaded ones are never removed"
+    )
     parity_prompts: int = Field(
         default=16,
         ge=1,
         le=256,
         description="held-out prompts on which the served adapter must answer as the trained one",
     )
+
+    @field_validator("servers")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if not re.fullmatch(r"https?://[^/?#\s]+", url):
+                raise ValueError(f"got {url}, expected http://host:port, without a path")
+        return value
 
 
 class PathsConfig(Section):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fgpipe import pipeline
 from fgpipe.config import Config
+from fgpipe.errors import ValidationError
 
 if TYPE_CHECKING:
     from fgpipe.validation import Finding
@@ -20,10 +22,15 @@ def validate_folder(folder: Path, config: Config, *, as_json: bool, live: bool =
 
     Args:
         live: if no rule is broken, also let a vLLM of its own answer with it, and compare.
+
+    Raises:
+        ValidationError: there is no such folder; with `as_json` that is a verdict too.
     """
     from fgpipe import trial, validation
 
     findings = validation.validate(folder, validation.contract(config.model, config.server))
+    if not as_json and not os.path.isdir(folder):
+        raise ValidationError(f"validate: {findings[0].message}", hint=findings[0].hint)
     if any(finding.status == "fail" for finding in findings) or not live:
         return show_verdict(findings, None, as_json=as_json)
     count = config.publish.parity_prompts

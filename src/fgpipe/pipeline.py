@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from fgpipe.publishing.registry import PublishedVersion
     from fgpipe.validation.parity import ParityReport
 
+NOT_RUN = "not run (no server was running)"
+SKIPPED = "skipped (--no-parity)"
+"""What a manifest says of parity if no server was asked."""
+
 A = TypeVar("A", bound=Artifact)
 
 
@@ -147,10 +151,10 @@ def validate(config: Config, *, force: bool = False) -> Verdict:
     verdict = _current(
         Verdict,
         config.run_folder / "validate",
-        config=validation.validate_config(contract),
+        config=validation.validate_config(contract, name=config.adapter_name),
         inputs={"adapter": adapter.fingerprint},
         make=lambda out: validation.validate_adapter(
-            adapter.path, contract, adapter_fingerprint=adapter.fingerprint, out=out
+            adapter.path, contract, name=config.adapter_name, adapter_fingerprint=adapter.fingerprint, out=out
         ),
         force=force,
     )
@@ -181,44 +185,45 @@ def parity_gate(config: Config, adapter: Path, data: FormattedDataset, *, base_u
     return report
 
 
+def shrink_folder(folder: Path, config: Config, *, r: int, out: Path | None, as_json: bool) -> None:
+    """Write any PEFT folder anew at rank `r`, to `out` or beside it, and show what was lost."""
+    from rich.console import Console
+
+    from fgpipe import validation
+
+    contract = validation.contract(config.model, config.server)
+    shrunk = validation.shrink(folder, contract, r=r, out=out or validation.default_out(folder, r=r))
+    if as_json:
+        print(json.dumps(shrunk.as_json(), ensure_ascii=False, indent=2))
+    else:
+        Console().print(validation.render_shrunk(shrunk))
+        print(f"shrunk to r={shrunk.r}: {shrunk.path}")
+
+
 def publish(config: Config, *, parity: bool = True) -> PublishedVersion:
-    """Publish the run's adapter: validated first, then live in the folder and, if one runs, in the server.
+    """Publish the run's adapter: validated first, then live in the folder and in every running server.
 
     Args:
-        parity: if a server runs, publish only what it answers with as it was trained.
+        parity: ask a running server whether it serves the adapter as it was trained, before it goes live.
     """
-    from fgpipe import validation
-    from fgpipe.publishing import registry
-    from fgpipe.serving import live
+    from fgpipe import releasing, validation
 
     adapter = train(config)
     card = scores(config)
     validate(config)
     contract = validation.contract(config.model, config.server)
-    version = registry.publish(
+
+    def trial(base_url: str, served: str) -> Mapping[str, Any]:
+        data = format_dataset(config)
+        return parity_gate(config, adapter.path, data, base_url=base_url, served=served).as_json()
+
+    return releasing.release(
+        config,
         adapter.path,
-        name=config.adapter_name,
-        adapters=Path(config.paths.adapters),
-        check=lambda folder: validation.require_pass(validation.validate(folder, contract)),
-        manifest_extra={
-            **provenance(config, adapter=adapter, card=card),
-            "parity": _parity(config, adapter) if parity else "skipped (--no-parity)",
-        },
+        check=lambda folder: validation.require_pass(validation.validate(folder, contract, name=config.adapter_name)),
+        manifest={**provenance(config, adapter=adapter, card=card), "parity": NOT_RUN if parity else SKIPPED},
+        trial=trial if parity else None,
     )
-    live.refresh(server_url(config), version.name, expect=version.version, base=config.model.id)
-    return version
-
-
-def _parity(config: Config, adapter: Adapter) -> dict[str, Any] | str:
-    """What the running server made of `adapter`, for its manifest."""
-    from fgpipe import trial
-
-    base_url = trial.running(config)
-    if base_url is None:
-        return "not run (no server was running)"
-    with trial.staged(base_url, adapter.path) as served:
-        report = parity_gate(config, adapter.path, format_dataset(config), base_url=base_url, served=served)
-    return report.as_json()
 
 
 def provenance(config: Config, *, adapter: Adapter, card: Scores) -> dict[str, Any]:
@@ -259,13 +264,31 @@ def list_adapters(config: Config, *, as_json: bool) -> None:
 
 def rollback(request: str, config: Config) -> None:
     """Make `name` answer by its previous version, or `name@vNNNN` by that one."""
-    from fgpipe.publishing import registry
-    from fgpipe.serving import live
+    from fgpipe import releasing
 
-    name, _, version = request.partition("@")
-    now = registry.rollback(name, adapters=Path(config.paths.adapters), to=version or None)
-    live.refresh(server_url(config), name, expect=now.version, base=config.model.id)
-    print(f"{name}: {now.version} is live")
+    now = releasing.rollback(config, request)
+    print(f"{now.name}: {now.version} is live")
+
+
+def sync(config: Config, *, watch: bool, as_json: bool) -> int:
+    """Bring running servers in step with the adapters folder; 2 if one could not be.
+
+    Args:
+        watch: do so again and again until interrupted, and say what changed.
+    """
+    from rich.console import Console
+
+    from fgpipe import releasing
+    from fgpipe.serving import sync as servers
+
+    if watch:
+        servers.watch(lambda: releasing.sync(config))
+    reports = releasing.sync(config)
+    if as_json:
+        print(json.dumps(servers.reports_json(reports), ensure_ascii=False, indent=2))
+    else:
+        Console().print(servers.render(reports))
+    return 2 if any(report.state == "failed" for report in reports) else 0
 
 
 def ask(config: Config, *, question: str | None = None) -> None:
@@ -296,13 +319,6 @@ def show(artifact: Artifact) -> None:
         for key, value in artifact.numbers.items():
             console.print(f"{key}: {value}")
     console.print(f"{artifact.stage}: {artifact.path}")
-
-
-def server_url(config: Config) -> str:
-    """Address of the server that this configuration starts."""
-    from fgpipe.serving import api
-
-    return api.address(config.server)
 
 
 def version_facts(version: PublishedVersion) -> dict[str, str]:

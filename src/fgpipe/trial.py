@@ -1,20 +1,18 @@
-"""An adapter on trial: served under a name nobody asks for, and compared with what was trained, before publication."""
+"""An adapter on trial: served by a vLLM of its own and compared with what was trained, before anyone can ask for it."""
 
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fgpipe import adapters_folder
 from fgpipe.config import Config, DatasetConfig, TaskConfig
-from fgpipe.errors import ServeError, ValidationError
+from fgpipe.errors import ServeError
 
 if TYPE_CHECKING:
     from fgpipe.validation.parity import ParityReport
@@ -61,30 +59,6 @@ def publish_candidate(adapter: Path, adapters: Path) -> None:
     (version / adapters_folder.MANIFEST_FILE).write_text("{}", encoding="utf-8")
     pointer = json.dumps({"current": version.name})
     (adapters / CANDIDATE / adapters_folder.CHANNEL_FILE).write_text(pointer, encoding="utf-8")
-
-
-@contextmanager
-def staged(base_url: str, adapter: Path) -> Iterator[str]:
-    """The name under which the running server answers with the folder `adapter` until the block ends.
-
-    Raises:
-        ServeError: the server does not load it.
-    """
-    from fgpipe.serving import api
-
-    name = f"trial-{secrets.token_hex(6)}"
-    try:
-        api.fetch(f"{base_url}/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(adapter.resolve())})
-    except (OSError, ServeError) as error:
-        raise ValidationError(
-            f"parity: got a refusal to load {adapter} ({error}), expected the server to try it",
-            hint="python -m fgpipe validate … --live tries it on a server of its own; --no-parity publishes it untried",
-        ) from error
-    try:
-        yield name
-    finally:
-        with suppress(OSError, ServeError):
-            api.fetch(f"{base_url}/v1/unload_lora_adapter", {"lora_name": name})
 
 
 def general_prompts(count: int) -> list[str]:

@@ -37,13 +37,31 @@ FINISHED = 0
 
 
 def publish(root: Path, seed: int) -> registry.PublishedVersion:
+    """As `publish` does with a running server: the adapter is on trial before it becomes a version."""
+    adapters = root / "adapters"
+
+    def trial(served: str) -> dict[str, str]:
+        found = adapters_folder.resolve(adapters, served)
+        assert found is not None
+        gate(CONTRACT)(found)
+        return {"verdict": "same as trained"}
+
     return registry.publish(
-        root / f"trained-{seed}", name="sql", adapters=root / "adapters", check=gate(CONTRACT), manifest_extra=EXTRA
+        root / f"trained-{seed}",
+        name="sql",
+        adapters=adapters,
+        check=gate(CONTRACT),
+        manifest_extra=EXTRA,
+        trial=trial,
     )
 
 
 def rollback(root: Path) -> None:
     registry.rollback("sql", adapters=root / "adapters")
+
+
+def prune(root: Path) -> None:
+    registry.prune("sql", adapters=root / "adapters", keep=1, loaded=set())
 
 
 def alias(root: Path) -> None:
@@ -180,7 +198,7 @@ def every_step(root: Path, work: Callable[[], Any], fault: Callable[[int], Calla
 
 def tree(root: Path) -> dict[str, bytes]:
     """Everything below the adapters folder, hidden files too: most steps leave what an earlier step left."""
-    found = {re.sub(r"staging-[^/]*", "staging", str(path)): path for path in (root / "adapters").rglob("*")}
+    found = {re.sub(r"(staging|trash)-[^/]*", r"\1", str(path)): path for path in (root / "adapters").rglob("*")}
     return {name: path.read_bytes() if path.is_file() else b"" for name, path in found.items()}
 
 
@@ -235,6 +253,24 @@ def test_rollback_and_alias_stopped_at_every_step(
     """An interrupted rollback would leave no live version, in the moment in which one is needed most."""
     statuses = every_step(root, lambda: work(root), fault)
     assert len(statuses) > 5
+
+
+@pytest.mark.parametrize("fault", [kill_at_event, kill_at_call])
+def test_prune_stopped_at_every_step(root: Path, fault: Callable[[int], Callable[[], None]]) -> None:
+    """An interrupted clean-up would leave half a version to be served, or take away what is live."""
+    publish(root, 2)
+    kept = root / "kept"
+    shutil.copytree(root / "adapters", kept)
+    before = state(root)
+    step, status = 0, KILLED
+    while status != FINISHED:
+        status = in_child(lambda: prune(root), fault(step))
+        after = state(root)
+        assert after in (before, {version: before[version] for version in ("v0002", "v0003")}), step
+        assert adapters_folder.resolve(root / "adapters", "sql") == root / "adapters/sql/v0003"
+        restore(root, kept)
+        step += 1
+    assert step > 10
 
 
 def test_the_first_publish_killed_at_every_step_leaves_nothing_to_serve(root: Path) -> None:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +15,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tiny_random
-from fgpipe import pipeline, trial
+from fgpipe import pipeline
 from fgpipe.artifacts import Adapter
 from fgpipe.config import Config, LoraConfig, ModelConfig, PathsConfig, PublishConfig, ServerConfig
 from fgpipe.engines.http import client
 from fgpipe.errors import ServeError, ValidationError
-from fgpipe.serving import VllmServer, api
+from fgpipe.serving import VllmServer
 from fgpipe.validation import parity
 from fgpipe.validation.parity import ParityReport
 from tiny_server import SHAPE, Served, free_port
@@ -149,18 +148,6 @@ def test_no_server_is_an_error_and_no_verdict(served: Served) -> None:
         parity.check(served.model, served.make(1), [], base_url=served.server.base_url, served="red")
 
 
-def test_other_requests_answer_as_before_while_an_adapter_is_on_trial(served: Served) -> None:
-    """The check of a new adapter would disturb those in use, or leave its trial name behind."""
-    before = served.answer("red", PROMPTS[0])
-    with trial.staged(served.server.base_url, served.make(9)) as name:
-        report = parity.check(served.model, served.make(9), PROMPTS, base_url=served.server.base_url, served=name)
-        assert served.answer("red", PROMPTS[0]) == before
-    assert report.passed
-    assert name not in {entry["id"] for entry in api.models(served.server.base_url)}
-    with pytest.raises(ValidationError, match="refusal"), trial.staged(served.server.base_url, served.workshop / "no"):
-        pass
-
-
 @pytest.mark.slow
 def test_validate_live_judges_a_folder_without_a_running_server(served: Served, tmp_path: Path) -> None:
     """Nobody could try an adapter on vLLM before it is published."""
@@ -227,7 +214,9 @@ def test_publish_keeps_what_the_running_server_made_of_it(served: Served, monkey
 def test_publish_refuses_what_the_server_answers_otherwise(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate would look, and let everything through."""
     config = publishing(served, 24, "refused", monkeypatch)
-    monkeypatch.setattr(trial, "staged", lambda url, adapter: nullcontext("blue"))
+    check = parity.check
+    monkeypatch.setattr(parity, "check", lambda *given, **more: check(*given, **{**more, "served": "blue"}))
     with pytest.raises(ValidationError, match="drifted"):
         pipeline.publish(config)
-    assert not (served.adapters / "refused").exists()
+    assert not list((served.adapters / "refused").glob("v*"))
+    assert served.answer("blue", PROMPTS[0]) == served.expected(served.make(2), PROMPTS[0])

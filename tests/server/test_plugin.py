@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import shutil
 import warnings
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from strategies import calls, outputs
+from tiny_server import chat_tools
+from wrong_answers import mutated
 
 # Kept out of tests/unit: importing vLLM takes seconds and changes torch's settings for the whole process.
 pytestmark = pytest.mark.server
@@ -20,10 +28,11 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch and vLLM warn of their own deprecations while they are imported
     from fgpipe import adapters_folder, vllm_plugin
     from fgpipe.config import ModelConfig, ServerConfig
+    from fgpipe.errors import PublishError
     from fgpipe.functiongemma import ToolCall, render_call
     from fgpipe.serving import serve_command
-    from fgpipe.vllm_plugin.endpoint import take_up
-    from fgpipe.vllm_plugin.resolver import PublishedAdapters
+    from fgpipe.vllm_plugin.catalogue import Catalogue
+    from fgpipe.vllm_plugin.metrics import counters
     from fgpipe.vllm_plugin.tool_parser import FgpipeToolParser
 
 CALL = ToolCall(
@@ -31,7 +40,7 @@ CALL = ToolCall(
     {"label": 'say "12" <end_function_call>', "level": 5, "mute": True, "none": None, "steps": [1, 2.5, {"a": "3"}]},
 )
 CALLS = render_call(CALL) + render_call(ToolCall("ping", {}))
-REQUEST = SimpleNamespace(tools=["any"], tool_choice="auto")
+REQUEST = SimpleNamespace(model="sql", tools=chat_tools(), tool_choice="auto", parallel_tool_calls=True)
 
 OUTPUTS = [
     CALLS,
@@ -117,31 +126,70 @@ def test_streaming_gives_what_the_whole_answer_gives_wherever_it_is_cut(text: st
     assert streamed(list(text)) == whole
 
 
-@given(
-    st.lists(
-        st.sampled_from(
-            [
-                "<start_function_call>",
-                "call:",
-                "f",
-                "{",
-                "}",
-                "a:",
-                "<escape>",
-                "1",
-                ",",
-                "<end_function_call>",
-                "<end_of_turn>",
-                " ",
-                "<",
-                "é",
-            ]
-        )
-    )
-)
-def test_any_output_streams_as_it_reads(pieces: list[str]) -> None:
+@given(outputs(), st.lists(st.integers(0, 200), max_size=6))
+def test_any_output_streams_as_it_reads(text: str, cuts: list[int]) -> None:
     """Some malformed answer would crash the stream, or read differently with `stream=true`."""
-    assert streamed(pieces) == batch("".join(pieces))
+    places = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
+    assert streamed([text[start:end] for start, end in pairwise(places)]) == batch(text)
+
+
+@given(calls(), calls())
+@settings(deadline=None, max_examples=30)
+def test_calls_stream_as_they_read_at_every_split_point(first: ToolCall, second: ToolCall) -> None:
+    """A call would be lost, doubled or changed if a piece of the stream happens to end inside it."""
+    text = f"Well. {render_call(first)}{render_call(second)}<start_function_response>"
+    whole = batch(text)
+    assert len(whole[0]) == 2
+    for cut in range(len(text) + 1):
+        assert streamed([text[:cut], text[cut:]]) == whole
+
+
+TYPED = "<start_function_call>call:audio.set-volume{{{}}}<end_function_call>"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected", "repairs", "violations"),
+    [
+        ("level:<escape>5<escape>", {"level": 5}, 1, 0),
+        ("label:5,level:5", {"label": "5", "level": 5}, 1, 0),
+        ("label:1.50,level:5.0", {"label": "1.50", "level": 5}, 2, 0),
+        ("label:loud,level:5,mute:<escape>true<escape>", {"label": "loud", "level": 5, "mute": True}, 2, 0),
+        ("level:5,options:{steps:[<escape>1<escape>,2]}", {"level": 5, "options": {"steps": [1, 2]}}, 1, 0),
+        ("level:<escape>five<escape>", {"level": "five"}, 0, 1),
+        ("level:2.5,mute:1", {"level": 2.5, "mute": 1}, 0, 1),
+        ("mute:true,other:1", {"mute": True, "other": 1}, 0, 1),
+    ],
+)
+def test_arguments_get_their_declared_type_and_each_repair_is_counted(
+    said: str, expected: dict[str, Any], repairs: int, violations: int
+) -> None:
+    """A tool would be handed text for a number, or nobody would see that a model gets its types wrong."""
+    model = f"model of {said}"
+    request = SimpleNamespace(model=model, tools=chat_tools(), tool_choice="auto")
+    (whole,), (pieces,) = batch(TYPED.format(said), request)[0], streamed(list(TYPED.format(said)), request)[0]
+    assert whole == pieces
+    assert repr(json.loads(whole[1])) == repr(expected)
+    counted = {name: counter.labels(model)._value.get() for name, counter in vars(counters()).items()}
+    assert counted["calls"] == 2
+    assert (counted["repairs"], counted["schema_violations"]) == (2 * repairs, 2 * violations)
+
+
+@pytest.mark.slow
+def test_thousands_of_broken_answers_stream_as_they_read() -> None:
+    """Some malformed answer would crash a request, hang the server, or read differently with `stream=true`."""
+    random = Random(20261126)
+    for _ in range(5000):
+        text = mutated(random)
+        cut = random.randrange(len(text) + 1)
+        assert streamed([text[:cut], text[cut:]]) == batch(text)
+
+
+def test_a_broken_call_is_counted() -> None:
+    """Nobody would see that an adapter's calls are cut off by max_tokens."""
+    request = SimpleNamespace(model="cut", tools=chat_tools(), tool_choice="auto")
+    batch("<start_function_call>call:ping{", request)
+    streamed(list("<start_function_call>pong<start_function_call>call:ping{"), request)
+    assert counters().parse_failures.labels("cut")._value.get() == 3
 
 
 @pytest.mark.parametrize("text", [CALLS, "<start_function_call>call:f{a:", "plain <end_of_turn> text"])
@@ -149,7 +197,7 @@ def test_without_tools_text_is_left_as_it_is(text: str) -> None:
     """A client that parses raw text itself would find the calls cut out of it."""
     for request in (
         SimpleNamespace(tools=None, tool_choice="none"),
-        SimpleNamespace(tools=["any"], tool_choice="none"),
+        SimpleNamespace(tools=chat_tools(), tool_choice="none"),
     ):
         assert batch(text, request) == ([], text)
         assert streamed(list(text), request) == ([], text)
@@ -162,56 +210,25 @@ def test_control_tokens_are_asked_for_when_tools_are_given() -> None:
         assert FgpipeToolParser(None).adjust_request(request).skip_special_tokens is expected
 
 
-def test_names_resolve_to_version_folders(tmp_path: Path) -> None:
-    """`sql@v0001` would give the live version, or a moved pointer go unseen, or equal paths stand for two versions."""
-    publish(tmp_path, "sql", "v0001", "v0002", current="v0001", best="v0002")
-    find = lambda name: asyncio.run(PublishedAdapters(tmp_path).resolve_lora("base", name))  # noqa: E731
-    assert find("sql").lora_path == find("sql@v0001").lora_path == str(tmp_path / "sql" / "v0001")
-    assert find("sql@best").lora_path == str(tmp_path / "sql" / "v0002")
-    assert find("sql@best").lora_name == "sql@best"
-    publish(tmp_path, "sql", current="v0002")
-    assert find("sql").lora_path == str(tmp_path / "sql" / "v0002")
-    for name in ("nobody", "sql@v0009", "sql@worst", "../sql", str(tmp_path / "sql" / "v0001"), "sql/v0001", "", "@"):
-        assert find(name) is None, name
-
-
-def test_a_damaged_pointer_is_not_found_and_does_no_harm(tmp_path: Path) -> None:
-    """One bad file would answer every request for that adapter with an internal error."""
-    publish(tmp_path, "sql", "v0001", current="v0001")
-    (tmp_path / "sql" / adapters_folder.CHANNEL_FILE).write_text("{")
-    find = lambda name: asyncio.run(PublishedAdapters(tmp_path).resolve_lora("base", name))  # noqa: E731
-    assert find("sql") is None
-    assert find("sql@v0001").lora_path == str(tmp_path / "sql" / "v0001")
-
-
-def test_registering_twice_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """VLLM registers in every process and may do so again; each time would replace the resolver that holds names."""
-    from vllm.lora.resolver import LoRAResolverRegistry
+def test_registering_twice_changes_nothing() -> None:
+    """VLLM registers in every process and may do so again."""
     from vllm.tool_parsers import ToolParserManager
 
-    monkeypatch.setattr(LoRAResolverRegistry, "resolvers", {})
-    monkeypatch.delenv(vllm_plugin.ADAPTERS_VARIABLE, raising=False)
     vllm_plugin.register()
-    assert not LoRAResolverRegistry.get_supported_resolvers()
-    monkeypatch.setenv(vllm_plugin.ADAPTERS_VARIABLE, str(tmp_path))
     vllm_plugin.register()
-    first = LoRAResolverRegistry.get_resolver("fgpipe")
-    vllm_plugin.register()
-    assert LoRAResolverRegistry.get_resolver("fgpipe") is first
     assert ToolParserManager.get_tool_parser("fgpipe") is FgpipeToolParser
 
 
 class Models:
-    """What `take_up` uses of vLLM's OpenAIServingModels."""
+    """What the catalogue uses of vLLM's OpenAIServingModels, and of its engine."""
 
-    def __init__(self, *, broken: str = "") -> None:
+    def __init__(self) -> None:
         self.lora_requests: dict[str, Any] = {}
-        self.lora_resolver_lock: dict[str, asyncio.Lock] = {"sql": asyncio.Lock()}
-        self.lora_id_counter = SimpleNamespace(inc=lambda step: len(self.loaded) + 1)
-        self.model_config = SimpleNamespace(model="base")
+        ids = itertools.count(1)
+        self.lora_id_counter = SimpleNamespace(inc=lambda step: next(ids))
         self.engine_client = self
         self.loaded: list[str] = []
-        self.broken = broken
+        self.broken = ""
 
     async def add_lora(self, request: Any) -> None:
         if self.broken and self.broken in request.lora_path:
@@ -219,18 +236,78 @@ class Models:
         self.loaded.append(request.lora_path)
 
 
-def test_taking_up_loads_first_and_swaps_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name would be dark while its new version loads, or for ever if that fails."""
-    from vllm.lora.resolver import LoRAResolverRegistry
+def catalogue(adapters: Path) -> Catalogue:
+    """A catalogue of `adapters` over `Models`, as a server has it."""
+    made = Catalogue(Models(), adapters)
+    made.install()
+    return made
 
-    monkeypatch.setattr(LoRAResolverRegistry, "resolvers", {"fgpipe": PublishedAdapters(tmp_path)})
+
+def take_up(known: Catalogue, name: str) -> Any:
+    """What answers `name` after its pointer was read."""
+    return asyncio.run(known.take_up(name))
+
+
+def test_names_mean_version_folders(tmp_path: Path) -> None:
+    """`sql@v0001` would give the live version, or a moved pointer go unseen, or equal paths stand for two versions."""
+    publish(tmp_path, "sql", "v0001", "v0002", current="v0001", best="v0002")
+    known = catalogue(tmp_path)
+    assert take_up(known, "sql").lora_path == take_up(known, "sql@v0001").lora_path == str(tmp_path / "sql" / "v0001")
+    assert take_up(known, "sql@best").lora_path == str(tmp_path / "sql" / "v0002")
+    publish(tmp_path, "sql", current="v0002")
+    assert take_up(known, "sql").lora_path == str(tmp_path / "sql" / "v0002")
+    for name in ("nobody", "sql@v0009", "sql@worst", "../sql", str(tmp_path / "sql" / "v0001"), "sql/v0001", "", "@"):
+        assert take_up(known, name) is None, name
+
+
+def test_one_version_is_one_adapter_in_the_engine_by_whatever_name(tmp_path: Path) -> None:
+    """VLLM tells adapters in a batch apart by name: an id too many of one name ends its engine."""
+    publish(tmp_path, "sql", "v0001", "v0002", current="v0001", best="v0001")
+    known = catalogue(tmp_path)
+    first = [take_up(known, name) for name in ("sql", "sql@v0001", "sql@best")]
+    publish(tmp_path, "sql", current="v0002")
+    second = take_up(known, "sql")
+    publish(tmp_path, "sql", current="v0001")
+    first.append(take_up(known, "sql"))
+    assert {(request.lora_name, request.lora_int_id) for request in first} == {("sql@v0001", 1)}
+    assert (second.lora_name, second.lora_int_id) == ("sql@v0002", 2)
+    assert known.answers()["sql"] == "sql@v0001"
+
+
+def test_a_damaged_pointer_does_no_harm(tmp_path: Path) -> None:
+    """One bad file would take down what answers, or answer every request for that adapter with an internal error."""
+    publish(tmp_path, "sql", "v0001", current="v0001")
+    known = catalogue(tmp_path)
+    before = take_up(known, "sql")
+    (tmp_path / "sql" / adapters_folder.CHANNEL_FILE).write_text("{")
+    with pytest.raises(PublishError):
+        take_up(known, "sql")
+    assert known.models.lora_requests["sql"] is before
+    assert take_up(known, "sql@v0001") is before
+
+
+def test_taking_up_loads_first_and_swaps_then(tmp_path: Path) -> None:
+    """A name would be dark while its new version loads, or for ever if that fails."""
     publish(tmp_path, "sql", "v0001", "v0002", "v0003", current="v0001")
-    models = Models(broken="v0003")
+    known = catalogue(tmp_path)
     for version in ("v0001", "v0001", "v0002"):
         publish(tmp_path, "sql", current=version)
-        assert asyncio.run(take_up(models, "sql")) == str(tmp_path / "sql" / version)
-    assert [Path(path).name for path in models.loaded] == ["v0001", "v0002"]
+        assert take_up(known, "sql").lora_path == str(tmp_path / "sql" / version)
+    assert [Path(path).name for path in known.models.loaded] == ["v0001", "v0002"]
     publish(tmp_path, "sql", current="v0003")
-    with pytest.raises(ValueError, match="half a file"):
-        asyncio.run(take_up(models, "sql"))
-    assert models.lora_requests["sql"].lora_path == str(tmp_path / "sql" / "v0002")
+    known.models.broken = "v0003"
+    with pytest.raises(PublishError, match="half a file"):
+        take_up(known, "sql")
+    assert known.answers() == {"sql": "sql@v0002"}
+
+
+def test_a_version_that_was_deleted_is_looked_up_anew(tmp_path: Path) -> None:
+    """VLLM would read its files inside a batch, fail, and end for everybody."""
+    publish(tmp_path, "sql", "v0001", "v0002", current="v0001")
+    known = catalogue(tmp_path)
+    take_up(known, "sql")
+    assert "sql" in known.models.lora_requests
+    publish(tmp_path, "sql", current="v0002")
+    shutil.rmtree(tmp_path / "sql" / "v0001")
+    assert "sql" not in known.models.lora_requests
+    assert asyncio.run(known.resolve_lora("sql")).lora_name == "sql@v0002"

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from openai import NotFoundError
+from openai import BadRequestError, NotFoundError
 
 import tiny_random
 from fgpipe import functiongemma
 from fgpipe.engines.http import client
+from fgpipe.errors import ServeError
 from fgpipe.serving import api, live
-from tiny_server import Served, chat_tools
+from tiny_server import Served, chat_tools, free_tools
 
 pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("default")]
 
@@ -21,6 +22,8 @@ PROMPTS = [
     f"<bos><start_of_turn>user\n{question}<end_of_turn>\n<start_of_turn>model\n"
     for question in ("How many orders came in?", "turn it up", "7 times 8")
 ]
+
+BROKEN = {"name": "ping", "arguments": "[1]"}
 
 HISTORY: list[dict[str, Any]] = [
     {"role": "developer", "content": "  You are a model that can do function calling with the following functions\n"},
@@ -103,13 +106,16 @@ def test_a_new_version_answers_after_refresh_and_the_old_one_by_its_number(serve
     before = served.answer("swap", PROMPTS[0])
     served.publish("swap", 5)
     assert served.answer("swap", PROMPTS[0]) == before, "vLLM now looks at the pointer itself: refresh is not needed"
-    assert live.refresh(url, "swap", expect="v0002", base=served.model.id) == "v0002"
+    assert live.refresh(url, "swap", expect="v0002") == live.answering(url, "swap") == "v0002"
     assert served.answer("swap", PROMPTS[0]) == served.expected(served.make(5), PROMPTS[0]) != before
     assert served.answer("swap@v0001", PROMPTS[0]) == before == served.expected(served.make(4), PROMPTS[0])
     served.point("swap", "v0001")
     assert live.refresh(url, "swap", expect="v0001") == "v0001"
     assert served.answer("swap", PROMPTS[0]) == before
-    assert live.versions(url)["swap"] == "v0001"
+    status = live.status(url)
+    assert status is not None
+    assert status.answers["swap"] == "swap@v0001"
+    assert {"swap@v0001", "swap@v0002"} <= {*status.memory, *status.evicted}
 
 
 def test_refresh_under_load_fails_no_request(served: Served) -> None:
@@ -136,7 +142,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(served: Se
     served.publish("solid", 8)
     before = served.answer("solid", PROMPTS[0])
     (served.publish("solid", 9) / "adapter_model.safetensors").write_bytes(b"half a fi")
-    with pytest.raises(api.RefusedError, match="cannot be loaded"):
+    with pytest.raises(api.RefusedError, match="vLLM can load"):
         live.refresh(served.server.base_url, "solid")
     assert served.answer("solid", PROMPTS[0]) == before
 
@@ -144,13 +150,38 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(served: Se
 def test_refresh_refuses_names_nobody_published(served: Served) -> None:
     """A typing error in a rollback would look like success."""
     for name in ("nobody", "../workshop/1", "solid@v0099"):
-        with pytest.raises(api.RefusedError, match="no such adapter"):
-            live.refresh(served.server.base_url, name)
+        assert live.refresh(served.server.base_url, name) is None
+        with pytest.raises(ServeError, match="answered by nobody"):
+            live.refresh(served.server.base_url, name, expect="v0001")
+
+
+def test_the_server_lists_what_it_can_answer_with(served: Served) -> None:
+    """Clients that choose from the list would not see an adapter before somebody else asked for it."""
+    served.publish("unasked", 3)
+    listed = {entry["id"]: entry for entry in api.models(served.server.base_url)}
+    assert listed["unasked"]["root"] == str(served.adapters / "unasked" / "v0001")
+    assert listed["unasked"]["parent"] == served.model.id
+    assert {"red", "blue", served.model.id} <= listed.keys()
+
+
+def test_answers_say_which_version_gave_them(served: Served) -> None:
+    """Nobody could tell from an answer, or a log of answers, whether it came from the old or the new version."""
+    chat = client(served.server.base_url).chat.completions
+    for name in ("red", "red@v0001", "red@first"):
+        assert chat.create(model=name, messages=[{"role": "user", "content": "go"}], max_tokens=1).model == "red@v0001"
+
+
+def test_routes_that_load_any_folder_are_closed(served: Served) -> None:
+    """A client could make the server read any folder of its machine, or end its engine with a second copy."""
+    load = {"lora_name": "x", "lora_path": str(served.make(1)), "name": "x", "src": str(served.make(1))}
+    for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "//adapters/", "/scale_elastic_ep"):
+        with pytest.raises(api.RefusedError, match="closed"):
+            api.fetch(f"{served.server.base_url}{path}", load)
 
 
 CALL = functiongemma.ToolCall(
     "audio.set-volume",
-    {"label": 'say "12" {ok}', "level": 5, "mute": True, "options": {"none": None, "steps": [1, 2.5, "3"]}},
+    {"label": 'say "12" {ok}', "level": 5, "mute": True, "options": {"none": None, "steps": [1, 2.5, -3]}},
 )
 
 
@@ -175,7 +206,7 @@ def _forced(served: Served, text: str, *, stream: bool) -> tuple[list[tuple[str,
     request: dict[str, Any] = {
         "model": "red",
         "messages": [{"role": "user", "content": "go"}],
-        "tools": chat_tools(),
+        "tools": free_tools(),
         "max_tokens": 400,
         "extra_body": {"structured_outputs": {"choice": [text]}},
     }
@@ -209,13 +240,90 @@ def test_the_server_reads_conversations_as_training_does(served: Served, length:
     assert tiny_random.tokenizer().decode(answered) == text
 
 
+def _answered(*results: dict[str, Any]) -> list[dict[str, Any]]:
+    """A conversation with two calls, and these tool messages as a client sends them."""
+    return [*HISTORY[1:3], *({"role": "tool", **result} for result in results)]
+
+
+OBJECT, PROSE = '{"level": 7, "steps": [1, 2.5, null], "note": {"muted": false}}', "it is louder now"
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [{"tool_call_id": "c1", "content": OBJECT}, {"tool_call_id": "c2", "content": PROSE}],
+        [{"tool_call_id": "c2", "content": OBJECT}, {"tool_call_id": "c1", "content": OBJECT}],
+        [{"tool_call_id": "c1", "name": "audio.set-volume", "content": OBJECT}, {"name": "ping", "content": PROSE}],
+        [{"tool_call_id": "c1", "content": '["a", 1]'}, {"tool_call_id": "c2", "content": "5"}],
+        [{"tool_call_id": "c1", "content": '{"cut": '}, {"tool_call_id": "c2", "content": "{}"}],
+        [
+            {"tool_call_id": "c1", "content": [{"type": "text", "text": OBJECT}]},
+            {"tool_call_id": "c2", "content": [{"type": "text", "text": " one "}, {"type": "text", "text": "two"}]},
+        ],
+        [{"tool_call_id": "c1", "content": ""}, {"tool_call_id": "c2", "content": " "}],
+    ],
+    ids=["object", "out of order", "named", "list", "no object", "parts", "empty"],
+)
+@pytest.mark.parametrize("with_tools", [True, False])
+@pytest.mark.parametrize("then", [[], [{"role": "assistant", "content": "Done"}, {"role": "user", "content": "ok"}]])
+def test_the_server_reads_tool_results_as_training_does(
+    served: Served, results: list[dict[str, Any]], with_tools: bool, then: list[dict[str, Any]]
+) -> None:
+    """The model would get a tool's answer in a form it never saw, and answer the user badly without any error."""
+    messages = [*_answered(*results), *then]
+    messages[1] = {**messages[1], "content": None}
+    tools = chat_tools() if with_tools else None
+    request = {"model": served.model.id, "messages": _as_openai(messages), "tools": tools}
+    answered = json.loads(api.fetch(f"{served.server.base_url}/tokenize", request))["tokens"]
+    text = functiongemma.render(messages, tools, add_generation_prompt=True)
+    assert tiny_random.tokenizer().decode(answered) == text
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (_answered({"tool_call_id": "c9", "content": "x"}), "messages[2].tool_call_id: got 'c9'"),
+        (_answered({"content": "x", "tool_call_id": None}), "messages[2].name: got nothing"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}],
+            "messages[0].content[0]: got a part of type 'image_url'",
+        ),
+        (
+            [HISTORY[1], {"role": "assistant", "tool_calls": [{"id": "c1", "type": "function", "function": BROKEN}]}],
+            "messages[1].tool_calls[0].function.arguments: got '[1]'",
+        ),
+    ],
+    ids=["unknown id", "no name", "image", "arguments"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_impossible_conversation_is_refused_in_one_line(
+    served: Served, messages: Any, message: str, stream: bool
+) -> None:
+    """The client would see an internal error, or an answer to another conversation than the one it sent."""
+    with pytest.raises(BadRequestError) as refused:
+        client(served.server.base_url).chat.completions.create(
+            model="red", messages=_as_openai(messages), stream=stream
+        )
+    assert message in str(refused.value)
+
+
 def _as_openai(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """As an OpenAI client sends them: arguments as JSON text."""
     copied: list[dict[str, Any]] = json.loads(json.dumps(messages))
     for message in copied:
         for call in message.get("tool_calls", ()):
-            call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+            if not isinstance(call["function"]["arguments"], str):
+                call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
     return copied
+
+
+@pytest.mark.parametrize("stop", functiongemma.STOP_TOKEN_IDS)
+def test_each_stop_ends_an_answer(served: Served, stop: int) -> None:
+    """The model would go on after its call and answer for the tool itself."""
+    answer = client(served.server.base_url).chat.completions.create(
+        model="red", messages=[{"role": "user", "content": "go"}], max_tokens=8, logit_bias={str(stop): 100}
+    )
+    assert (answer.choices[0].finish_reason, answer.usage and answer.usage.completion_tokens) == ("stop", 1)
 
 
 def test_answers_are_greedy_unless_the_request_says_otherwise(served: Served) -> None:

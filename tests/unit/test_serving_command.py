@@ -166,6 +166,25 @@ def test_the_entrypoint_refuses_what_it_does_not_understand(tmp_path: Path) -> N
     assert (missing.returncode, "expected package vllm" in missing.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "::", "127.0.0.1.example"])
+def test_nothing_is_served_off_the_loopback_without_both_keys(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server on the network would take orders from anyone who reaches it."""
+    cases: list[dict[str, str]] = [{}, {"VLLM_API_KEY": "a"}, {"FGPIPE_ADMIN_KEY": "a"}]
+    cases.append({"VLLM_API_KEY": "a", "FGPIPE_ADMIN_KEY": "a"})
+    packages = environment(tmp_path, "gpu", True)
+    for keys in cases:
+        refused = entrypoint({"FGPIPE_HOST": host, "FGPIPE_PRINT": "0", **keys}, packages=packages)
+        assert (refused.returncode, "expected" in refused.stderr) == (2, True), keys
+        for name in ("VLLM_API_KEY", "FGPIPE_ADMIN_KEY"):
+            monkeypatch.setenv(name, keys[name]) if name in keys else monkeypatch.delenv(name, raising=False)
+        with pytest.raises(ServeError, match="expected"):
+            foreground.serve(ModelConfig(), ServerConfig(host=host), adapters=tmp_path)
+    bare = entrypoint({"FGPIPE_HOST": host, "FGPIPE_PRINT": "0"}, packages=environment(tmp_path / "bare", "gpu", False))
+    assert (bare.returncode, "plugin" in bare.stderr) == (2, True)
+
+
 def environment(folder: Path, build: command.Build, plugin: bool) -> Path:
     """A package folder in which a build of vLLM, and perhaps our plugin, look installed."""
     packages = folder / "packages"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 import tiny_random
 from fgpipe.config import ModelConfig, ServerConfig
 from fgpipe.errors import ModelError, ServeError
-from fgpipe.serving import VllmServer, api, faults, foreground, live, process
+from fgpipe.serving import VllmServer, api, faults, foreground, live, process, sync
 from tiny_server import free_port, gone
 
 VLLM_TRACEBACK = """\
@@ -36,8 +38,11 @@ child.stdout.readline()
 print("grandchild", child.pid, flush=True)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = json.dumps({"data": [{"id": "base", "root": "/base", "parent": None},
-                                    {"id": "sql", "root": "/adapters/sql/v0002", "parent": "base"}]}).encode()
+        listed = {"data": [{"id": "base", "root": "/base", "parent": None},
+                           {"id": "sql", "root": "/adapters/sql/v0002", "parent": "base"}]}
+        status = {"base": "base", "answers": {"sql": "sql@v0002"}, "max_loras": 8, "max_cpu_loras": 32,
+                  "slots": [], "memory": ["sql@v0002"], "evicted": []}
+        body = json.dumps(status if self.path == "/fgpipe/status" else listed).encode()
         self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
         self.wfile.write(body)
     def log_message(self, *words): pass
@@ -66,7 +71,7 @@ def test_leaving_the_block_ends_the_server_and_what_it_started(model: ModelConfi
     """An engine left behind would hold the memory of the GPU until someone finds it."""
     with server(model, tmp_path, STAND_IN) as running:
         assert [entry["id"] for entry in api.models(running.base_url)] == ["base", "sql"]
-        assert live.versions(running.base_url) == {"sql": "v0002"}
+        assert live.status(running.base_url).loaded() == {"sql@v0002"}  # type: ignore[union-attr]
         process.require_free_port("127.0.0.1", free_port())
         with pytest.raises(ServeError, match="expected a free address"):
             process.require_free_port("127.0.0.1", running.server.port)
@@ -135,15 +140,64 @@ def test_sigterm_to_us_ends_the_server_too(model: ModelConfig, tmp_path: Path) -
     assert gone(grandchild(tmp_path / "log"))
 
 
-def test_refresh_without_a_server_is_no_error() -> None:
+def test_no_server_is_no_error() -> None:
     """Publishing would fail wherever no server happens to run."""
-    assert live.refresh(f"http://127.0.0.1:{free_port()}", "sql", expect="v0001") is None
+    url = f"http://127.0.0.1:{free_port()}"
+    assert live.status(url) is None
+    assert sync.sync([url], Path("nowhere"), base="base") == [sync.Report(url, "not running")]
 
 
-def test_refresh_leaves_servers_of_another_base_alone(model: ModelConfig, tmp_path: Path) -> None:
+def test_watching_says_only_what_is_new(capsys: pytest.CaptureFixture[str]) -> None:
+    """The log of a watcher would fill with a line every two seconds, and the one that matters be lost."""
+    repaired = sync.Report("http://a", "repaired", (sync.Repair("sql", "sql@v0001", "sql@v0002"),))
+    calm = sync.Report("http://a", "in step")
+    looks = iter([[calm], [calm], [repaired], [calm], [calm]])
+
+    def look() -> list[sync.Report]:
+        try:
+            return next(looks)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(KeyboardInterrupt):
+        sync.watch(look, every_s=0)
+    said = [line.partition("http://a: ")[2] or line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert said == ["in step", "repaired", "sql: sql@v0001 -> sql@v0002", "in step"]
+
+
+def test_servers_of_another_base_are_left_alone(model: ModelConfig, tmp_path: Path) -> None:
     """Publishing for one base would load its adapters into the server of another."""
     with server(model, tmp_path, STAND_IN) as running:
-        assert live.refresh(running.base_url, "sql", base="another/base") is None
+        with pytest.raises(ServeError, match="expected one of another/base"):
+            sync.serving(running.base_url, base="another/base")
+        report = sync.sync([running.base_url], tmp_path, base="another/base")[0]
+        assert (report.state, report.repairs) == ("failed", ())
+
+
+def test_a_server_that_does_not_finish_answering_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy server would go on with the old version, and publish report success."""
+    monkeypatch.setattr(live, "LOOK_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServeError, match="expected a server or none"):
+        live.status(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "hello", '{"base": 1, "other": 2}'])
+def test_another_program_on_the_port_is_told_from_a_server(body: str) -> None:
+    """A web page on port 8000 would end publish with a traceback."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Page) as page:
+        threading.Thread(target=page.handle_request, daemon=True).start()
+        with pytest.raises(ServeError, match="plugin"):
+            live.status(f"http://127.0.0.1:{page.server_port}")
 
 
 def test_a_wildcard_address_is_reached_through_loopback() -> None:

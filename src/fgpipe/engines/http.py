@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from fgpipe.engines.protocol import Completion, Exemplar, GenerationError, ModelRefusedError, TokenScores
 from fgpipe.errors import ServeError
+from fgpipe.keys import CLIENT_KEY_VARIABLE
 
 if TYPE_CHECKING:
     from openai import OpenAI
-
-KEY_VARIABLE = "VLLM_API_KEY"
-"""The key that vLLM was started with; the OpenAI client wants some text even where no key is asked for."""
 
 TIMEOUT_S = 600.0
 """For one request, queueing in the server included."""
@@ -101,7 +99,7 @@ class HttpEngine:
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise ServeError(
                 f"{self.base_url}: got {_said(error)}, expected to be let in",
-                hint=f"{KEY_VARIABLE} holds the key the server was started with",
+                hint=f"{CLIENT_KEY_VARIABLE} holds the key the server was started with",
             ) from error
         except openai.APIStatusError as error:
             if NOT_A_NUMBER in _said(error):
@@ -177,9 +175,9 @@ def client(base_url: str) -> OpenAI:
     """An OpenAI client for the server at `base_url`."""
     from openai import OpenAI
 
-    return OpenAI(
-        base_url=f"{base_url}/v1", api_key=os.environ.get(KEY_VARIABLE) or "none", timeout=TIMEOUT_S, max_retries=0
-    )
+    # The client wants some text even where no key is asked for.
+    key = os.environ.get(CLIENT_KEY_VARIABLE) or "none"
+    return OpenAI(base_url=f"{base_url}/v1", api_key=key, timeout=TIMEOUT_S, max_retries=0)
 
 
 def _said(error: Exception) -> str:

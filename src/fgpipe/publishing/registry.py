@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,7 +34,10 @@ __all__ = [
     "PublishedVersion",
     "VersionEntry",
     "entry_json",
+    "names",
+    "prune",
     "publish",
+    "removable",
     "render_versions",
     "resolve",
     "rollback",
@@ -46,9 +49,8 @@ resolve = adapters_folder.resolve
 
 LOCK_FILE = ".lock"
 STAGING = ".staging-"
-
-RESERVED = frozenset({"aux", "con", "nul", "prn", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
-"""Names no folder on a Windows drive can have."""
+CANDIDATE = ".candidate-"
+TRASH = ".trash-"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def publish(
     adapters: Path,
     check: Callable[[Path], object],
     manifest_extra: Mapping[str, Any],
+    trial: Callable[[str], Mapping[str, Any]] | None = None,
 ) -> PublishedVersion:
     """Make the PEFT folder `adapter` the live version of `name` in the folder `adapters`.
 
@@ -78,6 +81,8 @@ def publish(
         check: raises if the folder it is given must not be served; asked of `adapter` and of the copy to be published.
         manifest_extra: where it comes from; `base` (with `id`) is required; `task`, `instruction`, `config`, `data`,
             `training`, `scores`, `versions`, `git`, `parity` are shown on the card.
+        trial: told the name by which a server can be asked for the adapter before it is a version; what it returns is
+            recorded as `parity`. It raises if the adapter must not go live.
 
     Raises:
         PublishError: the name cannot be used or the files cannot be written; what was live stays live.
@@ -95,6 +100,9 @@ def publish(
             if same is not None:
                 _point(folder, channel, same)
                 return PublishedVersion(name, same, folder / same, created=False)
+            if trial is not None:
+                with _candidate(folder, staging, content) as served:
+                    manifest_extra = {**manifest_extra, "parity": trial(served)}
             number = _next_number(folder, channel)
             version = adapters_folder.version_name(number)
             _describe(staging, name=name, version=version, content=content, extra=manifest_extra)
@@ -142,7 +150,8 @@ def set_alias(name: str, alias: str, version: str | None, *, adapters: Path) -> 
     Raises:
         PublishError: the alias reads like a version or is no name, or there is no such version.
     """
-    if not adapters_folder.is_name(alias) or (alias[0] == "v" and alias[1:].isdigit()):
+    like_version = (alias[:1] == "v" and alias[1:].isdigit()) or adapters_folder.is_candidate(alias)
+    if not adapters_folder.is_name(alias) or like_version:
         raise PublishError(f"alias: got {alias!r}, expected a name in lower case that does not read like a version")
     with _writing(name, adapters) as folder:
         channel = adapters_folder.read_channel(folder) or Channel()
@@ -151,6 +160,47 @@ def set_alias(name: str, alias: str, version: str | None, *, adapters: Path) -> 
             _require_version(folder, version)
             aliases[alias] = version
         _write_channel(folder, replace(channel, aliases=aliases))
+
+
+def names(adapters: Path) -> list[str]:
+    """Every published name."""
+    return adapters_folder.names_in(adapters)
+
+
+def removable(name: str, *, adapters: Path, keep: int) -> list[str]:
+    """Versions of `name` beyond the `keep` newest that are neither live, previous nor aliased, oldest first.
+
+    None while the pointer is damaged: any of them may be the one it meant.
+    """
+    folder = adapters.resolve() / name
+    try:
+        channel = adapters_folder.read_channel(folder)
+    except PublishError:
+        return []
+    if channel is None or channel.current is None:
+        return []
+    needed = {channel.current, channel.previous, *channel.aliases.values()}
+    return [version for version in adapters_folder.versions_of(folder)[:-keep] if version not in needed]
+
+
+def prune(name: str, *, adapters: Path, keep: int, loaded: Set[str]) -> list[str]:
+    """Remove the `removable` versions of `name`; the versions that are gone.
+
+    Args:
+        loaded: versions, such as `sql@v0001`, that a server may still read; they stay.
+    """
+    with _writing(name, adapters) as folder:
+        gone = [
+            version
+            for version in removable(name, adapters=adapters, keep=keep)
+            if adapters_folder.full_name(folder / version) not in loaded
+        ]
+        for version in gone:
+            # By one rename, so that no half version is ever seen.
+            trash = folder / f"{TRASH}{version}-{secrets.token_hex(4)}"
+            os.rename(folder / version, trash)
+            shutil.rmtree(trash, ignore_errors=True)
+        return gone
 
 
 @contextmanager
@@ -169,17 +219,9 @@ def _writing(name: str, adapters: Path) -> Iterator[Path]:
 
 def _require_usable(name: str, *, base_id: str) -> None:
     """Raise PublishError unless a folder, a URL and vLLM can all carry `name`."""
-    if not adapters_folder.is_name(name):
-        raise PublishError(
-            f"name: got {name!r}, expected lower-case letters, digits, '.', '_' or '-', 64 at most",
-            hint="publish.name=… sets it",
-        )
-    if name.endswith(".") or name.split(".")[0] in RESERVED:
-        raise PublishError(f"name: got {name!r}, which no folder on a Windows drive can have", hint="publish.name=…")
-    if name == base_id:
-        raise PublishError(
-            f"name: got {name!r}, which is the base model's own name in the server", hint="publish.name=… sets another"
-        )
+    fault = adapters_folder.name_fault(name, base_id=base_id)
+    if fault:
+        raise PublishError(f"name: {fault}", hint="publish.name=… sets it")
 
 
 def _made(adapters: Path, name: str) -> Path:
@@ -205,7 +247,7 @@ def _locked(folder: Path) -> Iterator[Path]:
             say(f"{folder}: waiting for another process that is publishing")
             fcntl.flock(handle, fcntl.LOCK_EX)
         for left in os.listdir(folder):
-            if left.startswith(STAGING):
+            if left.startswith((STAGING, CANDIDATE, TRASH)):
                 shutil.rmtree(folder / left, ignore_errors=True)
             elif left.startswith(f".{CHANNEL_FILE}."):
                 (folder / left).unlink(missing_ok=True)
@@ -223,6 +265,19 @@ def _staging(folder: Path) -> Iterator[Path]:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _candidate(folder: Path, staging: Path, content: str) -> Iterator[str]:
+    """The name a server finds the staged adapter by until the block ends; its path holds the digest of what it is."""
+    candidate = folder / f"{CANDIDATE}{content[:12]}"
+    candidate.mkdir()
+    try:
+        for file in ADAPTER_FILES:
+            shutil.copyfile(staging / file, candidate / file)
+        yield adapters_folder.full_name(candidate)
+    finally:
+        shutil.rmtree(candidate, ignore_errors=True)
 
 
 def _describe(staging: Path, *, name: str, version: str, content: str, extra: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from fgpipe.config import ModelConfig, ServerConfig
 from fgpipe.errors import PublishError, ServeError
 from fgpipe.models import base
 from fgpipe.progress import say
-from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, NAME
+from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, GUARD, NAME, WORKER_EXTENSION
 
 Build = Literal["gpu", "cpu"]
 
@@ -85,6 +85,8 @@ def serve_command(
         command.append("--enforce-eager")
     command += ["--enable-lora", "--max-loras", str(server.max_loras), "--max-lora-rank", str(server.max_lora_rank)]
     command += ["--max-cpu-loras", str(server.max_cpu_loras)]
+    if plugin:
+        command += ["--worker-extension-cls", WORKER_EXTENSION, "--middleware", GUARD]
     return command + _format_words(plugin) + ([] if plugin else _lora_modules(adapters))
 
 

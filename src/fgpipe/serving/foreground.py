@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from fgpipe import keys
 from fgpipe.config import ModelConfig, ServerConfig
+from fgpipe.errors import ServeError
 from fgpipe.progress import say
 from fgpipe.serving.command import (
     installed_build,
@@ -18,8 +20,6 @@ from fgpipe.serving.command import (
     server_environment,
 )
 from fgpipe.serving.process import VllmServer
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(model: ModelConfig, server: ServerConfig, *, adapters: Path, print_only: bool = False) -> None:
@@ -37,8 +37,8 @@ def serve(model: ModelConfig, server: ServerConfig, *, adapters: Path, print_onl
         return
     if (version := installed_version().partition("+")[0]) != server.vllm_version:
         say(f"warning: vLLM {version} is installed, but what it accepts was checked for {server.vllm_version}")
-    if server.host not in LOOPBACK:
-        say(f"warning: {server.host} is reachable from other machines; who reaches it may load and unload adapters")
+    if reason := keys.refusal_to_listen(server.host):
+        raise ServeError(reason, hint="set them in the environment, or server.host=127.0.0.1")
     with VllmServer(model, server, adapters=adapters) as running:
         names = ", ".join(published(adapters)) or f"none yet; what appears in {adapters}/ answers without a restart"
         print(f"ready:    {running.base_url}/v1", f"base:     {model.id}", f"adapters: {names}", sep="\n", flush=True)

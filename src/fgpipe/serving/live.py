@@ -1,92 +1,134 @@
-"""Makes a running server answer by the version that the pointer names now, and says which one that is.
+"""Makes a running server answer by the version that the pointer names now, and asks it which one that is.
 
-vLLM asks the plugin for a name once and keeps the answer, so a moved pointer alone changes nothing for that name.
+vLLM looks a name up once and keeps the answer, so a moved pointer alone changes nothing for a name in use.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-from pathlib import PurePath
+import urllib.error
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from fgpipe.errors import ServeError
+from fgpipe.keys import ADMIN_KEY_VARIABLE
 from fgpipe.progress import say
 from fgpipe.serving import api
-from fgpipe.vllm_plugin import REFRESH_PATH
+from fgpipe.vllm_plugin import REFRESH_PATH, STATUS_PATH
 
-LOOK_S = 5.0
-"""Longest wait to find out whether there is a server at all."""
+LOOK_S = 20.0
+"""Longest wait for a server to say how it is; it may be busy, and must not be taken for one that is not there."""
+
+NOBODY = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH})
+"""What a connection fails with where no server runs."""
 
 
-def refresh(base_url: str, name: str, *, expect: str | None = None, base: str | None = None) -> str | None:
-    """Make the server at `base_url` answer `name` by its current version; the version that answers from now on.
+@dataclass(frozen=True)
+class ServerStatus:
+    """What one running server says of itself.
 
-    Requests in flight finish on the version they began with; none fails. None if no server answers there, or one that
-    serves another base: it will find the current version when it starts.
+    Attributes:
+        base: name of the base model it serves.
+        answers: the version behind every name it was asked for, such as `{"sql": "sql@v0002"}`.
+        slots: versions on the device now; at most `max_loras`.
+        memory: versions in memory now, those in slots included; at most `max_cpu_loras`.
+        evicted: versions that were in memory and had to make room; asking for one reads it from disk again.
+    """
+
+    url: str
+    base: str
+    answers: Mapping[str, str]
+    max_loras: int
+    max_cpu_loras: int
+    slots: tuple[str, ...]
+    memory: tuple[str, ...]
+    evicted: tuple[str, ...]
+
+    def loaded(self) -> set[str]:
+        """Every version whose files this server may still need."""
+        return {*self.answers.values(), *self.memory}
+
+    def memory_line(self) -> str:
+        """Slots, memory and evictions in a line."""
+        room = f"{self.url}: {len(self.slots)} of {self.max_loras} slots in use, "
+        room += f"{len(self.memory)} of {self.max_cpu_loras} adapters in memory"
+        return f"{room}, evicted: {', '.join(self.evicted)}" if self.evicted else room
+
+
+def status(base_url: str) -> ServerStatus | None:
+    """How the server at `base_url` is; None if none runs there.
+
+    Raises:
+        ServeError: something answers there that is no vLLM with fgpipe's plugin, refuses, or does not finish answering.
+    """
+    try:
+        said = _administer(f"{base_url}{STATUS_PATH}", timeout_s=LOOK_S)
+    except OSError as error:
+        if _nobody(error):
+            return None
+        raise ServeError(f"{base_url}: got {error}, expected a server or none") from error
+    try:
+        facts: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+        return ServerStatus(url=base_url, **facts)
+    except (AttributeError, TypeError):
+        raise ServeError(f"{base_url}: got {said!s:.80}, expected the status of vLLM with fgpipe's plugin") from None
+
+
+def refresh(base_url: str, name: str, *, expect: str | None = None) -> str | None:
+    """Make the server at `base_url` answer `name` by its current version; that version, such as `v0002`.
+
+    Returns when a request has been answered by it. Requests in flight finish on the version they began with; none
+    fails. None if the server forgot the name because it is not published any more.
 
     Args:
         expect: the version that must answer now.
-        base: name of the base the server must serve to be the one meant.
 
     Raises:
         ServeError: the server refuses, or answers by another version than `expect`.
     """
-    if not _is_there(base_url, base):
-        return None
     try:
-        version = _version(json.loads(api.fetch(f"{base_url}{REFRESH_PATH}", {"name": name}))["path"])
-    except api.RefusedError as error:
-        if error.status not in (404, 405):
-            raise
-        version = _unload_and_warm_up(base_url, name)
+        taken_up = _administer(f"{base_url}{REFRESH_PATH}", {"name": name})["version"]
+        version = answering(base_url, name) if taken_up else None
     except OSError as error:
         raise ServeError(f"{base_url}: got {error}, expected it to take up {name}") from error
     if expect is not None and version != expect:
         raise ServeError(
-            f"{base_url}: {name} is answered by {version}, expected {expect}",
-            hint="it may read another adapters folder (its FGPIPE_ADAPTERS), or lack fgpipe's plugin: then restart it",
+            f"{base_url}: {name} is answered by {version or 'nobody'}, expected {expect}",
+            hint="it may read another adapters folder (its FGPIPE_ADAPTERS): then restart it with this one",
         )
-    say(f"{base_url}: {name} is answered by {version}")
+    say(f"{base_url}: {name} is answered by {version or 'nobody: it is not published'}")
     return version
 
 
-def versions(base_url: str) -> dict[str, str]:
-    """The version each adapter loaded in the server answers by, by the name it was asked for; without the base.
+def answering(base_url: str, name: str) -> str:
+    """The version, such as `v0002`, that answered one request for `name`.
 
     Raises:
-        ServeError: the server refuses or does not answer.
+        ServeError: the server refuses.
+        OSError: there is no server, or the connection broke.
     """
-    try:
-        entries = api.models(base_url)
-    except OSError as error:
-        raise ServeError(
-            f"{base_url}: got {error}, expected a server", hint="python -m fgpipe serve starts one"
-        ) from error
-    # Adapters have a parent, the base; their root is the folder their weights were read from.
-    return {str(entry["id"]): _version(str(entry["root"])) for entry in entries if entry.get("parent")}
+    body = {"model": name, "prompt": [2], "max_tokens": 1, "temperature": 0}
+    model = str(json.loads(api.fetch(f"{base_url}/v1/completions", body))["model"])
+    return model.rpartition("@")[2]
 
 
-def _is_there(base_url: str, base: str | None) -> bool:
+def _administer(url: str, body: Mapping[str, Any] | None = None, *, timeout_s: float = api.TIMEOUT_S) -> dict[str, Any]:
     try:
-        entries = api.models(base_url, timeout_s=LOOK_S)
-    except OSError:
-        return False
+        said: dict[str, Any] = json.loads(api.fetch(url, body, timeout_s=timeout_s, key=ADMIN_KEY_VARIABLE))
     except api.RefusedError as error:
-        if error.status in (401, 403):
-            raise
-        return False
-    return base is None or any(entry.get("id") == base for entry in entries)
+        if error.status in (404, 405):
+            raise ServeError(
+                f"{url}: got HTTP {error.status}, expected vLLM with fgpipe's plugin",
+                hint="another program may listen there (server.port), or vLLM lacks the plugin and must be restarted",
+            ) from None
+        raise
+    except ValueError as error:
+        raise ServeError(f"{url}: got no JSON, expected vLLM with fgpipe's plugin") from error
+    return said
 
 
-def _version(path: str) -> str:
-    return PurePath(path).name
-
-
-def _unload_and_warm_up(base_url: str, name: str) -> str:
-    """For a server without our route: forget the name, then ask for it, so that it is resolved anew."""
-    try:
-        api.fetch(f"{base_url}/v1/unload_lora_adapter", {"lora_name": name})
-    except api.RefusedError as error:
-        if error.status != 404:
-            raise
-    api.fetch(f"{base_url}/v1/completions", {"model": name, "prompt": [2], "max_tokens": 1, "temperature": 0})
-    return versions(base_url)[name]
+def _nobody(error: OSError) -> bool:
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    return isinstance(cause, OSError) and cause.errno in NOBODY

@@ -27,6 +27,40 @@ class Finding:
     hint: str = ""
 
 
+def passed(rule: str, message: str) -> Finding:
+    """The rule is kept."""
+    return Finding(rule, "pass", message)
+
+
+def warned(rule: str, message: str, hint: str) -> Finding:
+    """The adapter is served as it is, but something looks like an accident."""
+    return Finding(rule, "warn", message, hint)
+
+
+def failed(rule: str, message: str, hint: str) -> Finding:
+    """The server would refuse the adapter, or answer wrongly with it."""
+    return Finding(rule, "fail", message, hint)
+
+
+def judged(rule: str, wrong: Sequence[str], good: str, hint: str) -> Finding:
+    """Failed with the first three of `wrong` and `hint`, or passed with `good` if nothing is."""
+    if not wrong:
+        return passed(rule, good)
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return failed(rule, "; ".join(text[:300] for text in wrong[:3]) + more, hint)
+
+
+def quoted(value: object) -> str:
+    """`value` as Python writes it, cut to a length that fits a line."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "…"
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal or UTF-8 cannot show as escapes: names in it come from a stranger's file."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def failures(findings: Iterable[Finding]) -> list[Finding]:
     """The findings for which the server would refuse the adapter, or answer wrongly with it."""
     return [finding for finding in findings if finding.status == "fail"]

@@ -13,19 +13,21 @@ from fgpipe.validation.report import Finding, failures, findings_from_json, find
 from fgpipe.validation.static import RULES_REVISION, validate
 
 
-def validate_config(contract: Contract) -> dict[str, Any]:
-    """What a verdict depends on besides the adapter: the contract, and which set of rules."""
-    return {"contract": contract.as_json(), "rules": RULES_REVISION}
+def validate_config(contract: Contract, *, name: str | None = None) -> dict[str, Any]:
+    """What a verdict depends on besides the adapter: the contract, its name in the server, and which set of rules."""
+    return {"contract": contract.as_json(), "name": name, "rules": RULES_REVISION}
 
 
-def validate_adapter(adapter: Path, contract: Contract, *, adapter_fingerprint: str, out: Path) -> Verdict:
+def validate_adapter(
+    adapter: Path, contract: Contract, *, name: str | None = None, adapter_fingerprint: str, out: Path
+) -> Verdict:
     """Check the PEFT folder `adapter` and write `verdict.json` to `out`, whatever the verdict is.
 
     A refused adapter raises nothing here: `require_pass(read_findings(verdict))` does, after the verdict is kept.
     """
-    findings = validate(adapter, contract)
+    findings = validate(adapter, contract, name=name)
     inputs = {"adapter": adapter_fingerprint}
-    with writing(Verdict, out, config=validate_config(contract), inputs=inputs) as draft:
+    with writing(Verdict, out, config=validate_config(contract, name=name), inputs=inputs) as draft:
         store.write_json(draft.path / "verdict.json", findings_json(findings))
         draft.numbers = {
             "passed": not failures(findings),

@@ -6,99 +6,69 @@ then wrong: such adapters load with status 200 and answer as the base, as anothe
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from fgpipe import adapters_folder
 from fgpipe.validation.contract import Contract
-from fgpipe.validation.report import Finding
+from fgpipe.validation.files import CONFIG_FILE, FILE_RULES, WEIGHTS_FILE, check_files, own_file, read_config
+from fgpipe.validation.report import Finding, failed, passed, printable, warned
+from fgpipe.validation.scaling import Settings
 from fgpipe.validation.settings import SETTINGS_RULES, check_settings
-from fgpipe.validation.tensors import DAMAGED, TENSOR_RULES, check_tensors
-from fgpipe.validation.weights import DamagedFileErrorError, read_header
+from fgpipe.validation.tensors import TENSOR_RULES, check_tensors
+from fgpipe.validation.weights import DamagedFileError, read_header
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLES = ("adapter_model.bin", "adapter_model.pt")
-"""What vLLM reads if there is no safetensors file; a pickle can run code, so fgpipe never opens one."""
-
-RULES_REVISION = 1
+RULES_REVISION = 2
 """Raised when a rule changes, so that verdicts on disk are made anew."""
 
-RULES = ("files", "pickle", "config_json", *SETTINGS_RULES, "weights_file", *TENSOR_RULES)
+RULES = (*FILE_RULES, "name", "config_json", *SETTINGS_RULES, "weights_file", *TENSOR_RULES)
 """Names of all rules, in the order of the findings."""
 
-LARGEST_CONFIG_BYTES = 1 << 20
+
+def validate(folder: Path, contract: Contract, *, name: str | None = None) -> list[Finding]:
+    """One finding for each of RULES, in that order, whatever `folder` is; nothing outside it is read.
+
+    Args:
+        name: what the adapter is to be called in the server; without it the folder's own name is only remarked upon.
+    """
+    found = {finding.rule: finding for finding in _check(folder, contract, name)}
+    unreadable = Finding("", "skip", "not checked: an earlier rule failed")
+    findings = [found.get(rule) or replace(unreadable, rule=rule) for rule in RULES]
+    return [replace(each, message=printable(each.message), hint=printable(each.hint)) for each in findings]
 
 
-def validate(folder: Path, contract: Contract) -> list[Finding]:
-    """One finding for each of RULES, in that order, whatever `folder` holds; nothing outside it is read."""
-    found = {finding.rule: finding for finding in _check(folder, contract)}
-    unreadable = "not checked: an earlier rule failed"
-    return [found.get(rule) or Finding(rule, "skip", unreadable) for rule in RULES]
-
-
-def _check(folder: Path, contract: Contract) -> list[Finding]:
-    findings = [_files(folder), _pickle(folder)]
-    config: dict[str, Any] | None = None
-    if (folder / CONFIG_FILE).is_file():
-        config, finding = _config_json(folder / CONFIG_FILE)
-        findings.append(finding)
+def _check(folder: Path, contract: Contract, name: str | None) -> Iterator[Finding]:
+    yield from check_files(folder)
+    yield _name(folder, contract, name)
+    config: Settings | None = None
+    if own_file(folder, CONFIG_FILE):
+        config, finding = read_config(folder / CONFIG_FILE)
+        yield finding
     if config is not None:
-        findings += check_settings(config, contract)
-        sound = any(finding.rule == "fields" and finding.status == "pass" for finding in findings)
-        config = config if sound else None
-    if (folder / WEIGHTS_FILE).is_file():
-        try:
-            tensors = read_header(folder / WEIGHTS_FILE)
-        except DamagedFileErrorError as error:
-            hint = "the file is cut off or is not safetensors: copy it again, or save the adapter again"
-            findings.append(Finding("weights_file", "fail", f"{WEIGHTS_FILE}: {error}", hint))
-        else:
-            findings.append(Finding("weights_file", "pass", "complete safetensors file"))
-            findings += check_tensors(folder / WEIGHTS_FILE, tensors, config, contract)
-    return findings
+        findings = list(check_settings(config, contract, folder=folder))
+        yield from findings
+        config = config if ("fields", "pass") in {(each.rule, each.status) for each in findings} else None
+    if own_file(folder, WEIGHTS_FILE):
+        yield from _check_weights(folder / WEIGHTS_FILE, config, contract)
 
 
-def _files(folder: Path) -> Finding:
-    if not folder.is_dir():
-        return Finding("files", "fail", f"got no folder {folder}, expected a PEFT adapter", "give its folder")
-    wrong = []
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        path = folder / name
-        if not path.is_file():
-            wrong.append(f"{name} is missing")
-        elif path.stat().st_size == 0:
-            wrong.append(f"{name} is empty")
-    if wrong:
-        return Finding("files", "fail", f"{folder}: {'; '.join(wrong)}", DAMAGED)
-    return Finding("files", "pass", f"{CONFIG_FILE} and {WEIGHTS_FILE}")
-
-
-def _pickle(folder: Path) -> Finding:
-    pickles = [name for name in PICKLES if (folder / name).exists()]
-    if not pickles:
-        return Finding("pickle", "pass", "no pickled weights")
-    if (folder / WEIGHTS_FILE).is_file():
-        message = f"got {', '.join(pickles)} beside {WEIGHTS_FILE}; not opened, and never published"
-        return Finding("pickle", "warn", message, "delete it")
-    return Finding(
-        "pickle",
-        "fail",
-        f"got {', '.join(pickles)}, expected {WEIGHTS_FILE}: a pickle can run code, so it was not opened",
-        "where you trust it, load it with PEFT and save it again: save_pretrained(folder, safe_serialization=True)",
-    )
-
-
-def _config_json(path: Path) -> tuple[dict[str, Any] | None, Finding]:
-    hint = "the file is cut off or was edited by hand: copy it again, or save the adapter again"
+def _check_weights(path: Path, config: Settings | None, contract: Contract) -> Iterator[Finding]:
     try:
-        if path.stat().st_size > LARGEST_CONFIG_BYTES:
-            raise ValueError(f"got {path.stat().st_size} bytes, expected at most {LARGEST_CONFIG_BYTES}")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        return None, Finding("config_json", "fail", f"{CONFIG_FILE}: {error}", hint)
-    if not isinstance(value, dict):
-        return None, Finding(
-            "config_json", "fail", f"{CONFIG_FILE}: got {type(value).__name__}, expected a JSON object", hint
-        )
-    return value, Finding("config_json", "pass", "a JSON object")
+        tensors = read_header(path)
+        yield passed("weights_file", "complete safetensors file")
+        yield from check_tensors(path, tensors, config, contract)
+    except (DamagedFileError, OSError) as error:
+        hint = "the file is cut off or is not safetensors: copy it again, or save the adapter again"
+        yield failed("weights_file", f"{WEIGHTS_FILE}: {error}", hint)
+
+
+def _name(folder: Path, contract: Contract, name: str | None) -> Finding:
+    judged = name if name is not None else os.path.basename(os.path.abspath(folder))
+    fault = adapters_folder.name_fault(judged, base_id=contract.base_id)
+    if not fault:
+        return passed("name", judged)
+    if name is None:
+        return warned("name", f"folder: {fault}", "serve it under another name: publish.name=…")
+    return failed("name", fault, "publish.name=… sets it")

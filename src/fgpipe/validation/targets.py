@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from fgpipe.validation.patterns import Pattern, PatternError, PatternValues, Steps
 
 EMBEDDINGS = ("model.embed_tokens", "lm_head")
 """Both ends of the model: one tied matrix, which vLLM cannot serve a LoRA on."""
 
-LONGEST_PATTERN = 2000
-MOST_REPEATS = 6
-
-
-class PatternError(ValueError):
-    """A setting that names modules cannot be understood; the text says got and expected."""
-
-
-def compiled(pattern: object) -> re.Pattern[str]:
-    """`pattern` as a regular expression that cannot run for ever.
-
-    Adapters come from strangers, and Python's matcher takes exponential time on a repeated group, so these are refused;
-    names have about 40 characters, which bounds the rest.
-
-    Raises:
-        PatternError: not a string, not a regular expression, or one that may not end.
-    """
-    if not isinstance(pattern, str):
-        raise PatternError(f"got {pattern!r:.80}, expected a module name or a regular expression")
-    repeats = len(re.findall(r"(?<!\\)[*+]|\{\d*,\}", pattern))
-    if len(pattern) > LONGEST_PATTERN or repeats > MOST_REPEATS or re.search(r"(?<!\\)\)\s*[*+{]", pattern):
-        raise PatternError(
-            f"got the pattern {pattern!r:.80}, expected one without repeated groups and long repetitions"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise PatternError(f"got {pattern!r:.80}, expected a regular expression ({error})") from error
+Chooser = Callable[[str], bool]
 
 
 def listed(setting: str, value: object) -> list[str]:
@@ -59,48 +31,13 @@ def targeted(config: Mapping[str, Any], names: Iterable[str]) -> set[str]:
     Raises:
         PatternError: a setting that names modules cannot be understood.
     """
-    return {name for name in names if _is_target(config, name) and not _is_excluded(config, name)}
+    is_target, is_excluded = _target_chooser(config), _excluded_chooser(config)
+    return {name for name in names if is_target(name) and not is_excluded(name)}
 
 
-def _is_target(config: Mapping[str, Any], name: str) -> bool:
-    targets = config["target_modules"]
-    if isinstance(targets, str):
-        if targets.lower() == "all-linear":
-            return name not in EMBEDDINGS
-        return compiled(targets).fullmatch(name) is not None
-    entries = listed("target_modules", targets)
-    if name in entries:
-        return True
-    return _ends_with_any(name, entries) and _in_chosen_layers(config, name)
-
-
-def _is_excluded(config: Mapping[str, Any], name: str) -> bool:
-    excluded = config.get("exclude_modules")
-    if not excluded:
-        return False
-    if isinstance(excluded, str):
-        return compiled(excluded).fullmatch(name) is not None
-    entries = listed("exclude_modules", excluded)
-    return name in entries or _ends_with_any(name, entries)
-
-
-def _in_chosen_layers(config: Mapping[str, Any], name: str) -> bool:
-    chosen = config.get("layers_to_transform")
-    if chosen is None or chosen == []:
-        return True
-    numbers = [chosen] if isinstance(chosen, int) else chosen
-    if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
-        raise PatternError(f"layers_to_transform: got {chosen!r:.80}, expected layer numbers")
-    patterns = config.get("layers_pattern") or [r"[^.]*"]
-    for pattern in [patterns] if isinstance(patterns, str) else listed("layers_pattern", patterns):
-        found = compiled(rf".*\.{pattern}\.(\d+)\.").match(name)
-        if found:
-            return int(found.group(found.re.groups)) in numbers
-    return False
-
-
-def _ends_with_any(name: str, entries: Iterable[str]) -> bool:
-    return any(name.endswith(f".{entry}") for entry in entries)
+def endings(name: str) -> set[str]:
+    """`name` and what follows each of its dots: what an entry of `target_modules` may say to mean it."""
+    return {name, *(name[dot.end() :] for dot in re.finditer(r"\.", name))}
 
 
 def by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
@@ -109,8 +46,52 @@ def by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any) -> A
     Raises:
         PatternError: a key is no usable regular expression.
     """
-    for key, value in (patterns or {}).items():
-        compiled(key)
-        if compiled(rf"(?:.*\.)?(?:{key})$").match(name):
-            return value
-    return default
+    return PatternValues(patterns).get(name, default)
+
+
+def _target_chooser(config: Mapping[str, Any]) -> Chooser:
+    targets = config["target_modules"]
+    if isinstance(targets, str):
+        for setting in ("layers_to_transform", "layers_pattern"):
+            if config.get(setting) is not None:
+                raise PatternError(f"{setting}: got it beside a regular expression, which PEFT refuses to load")
+        if targets.lower() == "all-linear":
+            return lambda name: name not in EMBEDDINGS
+        return Pattern(targets).fullmatch
+    entries = frozenset(listed("target_modules", targets))
+    in_layers = _layer_chooser(config)
+    return lambda name: name in entries or (not entries.isdisjoint(endings(name)) and in_layers(name))
+
+
+def _excluded_chooser(config: Mapping[str, Any]) -> Chooser:
+    excluded = config.get("exclude_modules")
+    if not excluded:
+        return lambda name: False
+    if isinstance(excluded, str):
+        return Pattern(excluded).fullmatch
+    entries = frozenset(listed("exclude_modules", excluded))
+    return lambda name: not entries.isdisjoint(endings(name))
+
+
+def _layer_chooser(config: Mapping[str, Any]) -> Chooser:
+    chosen = config.get("layers_to_transform")
+    if chosen is None and config.get("layers_pattern"):
+        raise PatternError("layers_pattern: got it without layers_to_transform, which PEFT refuses to load")
+    if chosen is None or chosen == []:
+        return lambda name: True
+    numbers = [chosen] if isinstance(chosen, int) else chosen
+    if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
+        raise PatternError(f"layers_to_transform: got {chosen!r:.80}, expected layer numbers")
+    patterns = config.get("layers_pattern") or r"[^.]*"
+    patterns = [patterns] if isinstance(patterns, str) else listed("layers_pattern", patterns)
+    if len(patterns) > 100:
+        raise PatternError(f"layers_pattern: got {len(patterns)} patterns, expected at most 100")
+    wanted, steps = frozenset(numbers), Steps()
+    # Each is understood by itself first, so that it cannot close the group it is put into.
+    tried = [Pattern(rf"(?:.*\.)?(?:{p})\.\d+\..*", steps=steps) for p in patterns if Pattern(p)]
+    return lambda name: any(pattern.fullmatch(name) for pattern in tried) and _layer(name) in wanted
+
+
+def _layer(name: str) -> int | None:
+    """The one number among the parts of `name`, such as 3 in `model.layers.3.mlp.up_proj`."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fgpipe.validation.contract import PARENTS, Contract
-from fgpipe.validation.report import Finding
-from fgpipe.validation.targets import PatternError, by_pattern, targeted
-from fgpipe.validation.weights import FLOATING, LARGEST_SERVED, Tensor, read_tensor
+from fgpipe.validation.patterns import PatternError, PatternValues
+from fgpipe.validation.report import Finding, failed, judged, passed, warned
+from fgpipe.validation.targets import targeted
+from fgpipe.validation.weights import FLOATING, LARGEST_SERVED, SMALLEST_SERVED, Tensor, read_tensor
 
 TENSOR_RULES = (
     *("size", "tensor_names", "modules", "layers", "pairs", "dtype", "shapes", "ranks", "finite", "effect"),
@@ -74,7 +75,7 @@ def check_tensors(
     rank = max([contract.max_lora_rank, *([min(config["r"], 512)] if config else [])])
     limit = contract.largest_bytes(rank)
     fits = size <= limit
-    yield _verdict(
+    yield judged(
         "size",
         [] if fits else [f"got {size / 2**20:.1f} MiB, expected at most {limit / 2**20:.1f} MiB"],
         f"{size / 2**20:.2f} MiB, {len(tensors)} tensors",
@@ -83,15 +84,15 @@ def check_tensors(
     named = sort_names(tensors, contract)
     yield _tensor_names(named, tensors)
     # vLLM serves the base, silently, for a module it does not find.
-    yield _verdict("modules", named.foreign, "all are linear layers of the base", _expected_modules(contract))
+    yield judged("modules", named.foreign, "all are linear layers of the base", _expected_modules(contract))
     layers = f"the base has layers 0 to {contract.layers - 1}: is it an adapter of a larger model?"
-    yield _verdict("layers", named.beyond, f"all within the base's {contract.layers} layers", layers)
+    yield judged("layers", named.beyond, f"all within the base's {contract.layers} layers", layers)
     single = [f"{m}: only lora_{next(iter(sides))}" for m, sides in named.pairs.items() if len(sides) == 1]
-    yield _verdict("pairs", single, f"{len(named.pairs)} modules, each with lora_A and lora_B", DAMAGED)
+    yield judged("pairs", single, f"{len(named.pairs)} modules, each with lora_A and lora_B", DAMAGED)
     odd = [f"{name}: {tensor.dtype}" for name, tensor in sorted(tensors.items()) if tensor.dtype not in FLOATING]
     dtypes = ", ".join(sorted({tensor.dtype for tensor in tensors.values()})) or "none"
     # vLLM loads whole numbers without a word and answers as the base.
-    yield _verdict("dtype", odd, dtypes, f"expected {', '.join(FLOATING)}: save the adapter in a floating type")
+    yield judged("dtype", odd, dtypes, f"expected {', '.join(FLOATING)}: save the adapter in a floating type")
     yield _shapes(named, contract)
     if config is not None:
         yield _ranks(named, config)
@@ -101,24 +102,19 @@ def check_tensors(
         yield _coverage(named, config, contract)
 
 
-def _verdict(rule: str, wrong: Sequence[str], good: str, hint: str) -> Finding:
-    if not wrong:
-        return Finding(rule, "pass", good)
-    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-    return Finding(rule, "fail", "; ".join(text[:200] for text in wrong[:3]) + more, hint)
-
-
 def _expected_modules(contract: Contract) -> str:
     return f"expected {', '.join(contract.shapes)} in model.layers.N: is it an adapter of another base?"
 
 
 def _tensor_names(named: Named, tensors: Mapping[str, Tensor]) -> Finding:
     if not tensors:
-        return Finding(
-            "tensor_names", "fail", "got no tensor at all, expected lora_A and lora_B of some modules", DAMAGED
-        )
+        return failed("tensor_names", "got no tensor at all, expected lora_A and lora_B of some modules", DAMAGED)
     expected = f"expected {PREFIX}<module>.lora_A.weight and lora_B.weight: save the adapter with save_pretrained"
-    return _verdict("tensor_names", [f"got {name}" for name in named.strange], "all as PEFT writes them", expected)
+    if any("embed_tokens" in name or "lm_head" in name for name in named.strange):
+        expected = (
+            "vLLM loads no embeddings: save the adapter with save_pretrained(folder, save_embedding_layers=False)"
+        )
+    return judged("tensor_names", [f"got {name}" for name in named.strange], "all as PEFT writes them", expected)
 
 
 def _shapes(named: Named, contract: Contract) -> Finding:
@@ -130,19 +126,20 @@ def _shapes(named: Named, contract: Contract) -> Finding:
             if len(tensor.shape) != 2 or tensor.shape[axis] != width:
                 expected = f"[r, {inputs}]" if side == "A" else f"[{outputs}, r]"
                 wrong.append(f"{module} lora_{side}: got {list(tensor.shape)}, expected {expected}")
-    return _verdict("shapes", wrong, "all fit the base", f"is it an adapter of another base than {contract.base_id}?")
+    return judged("shapes", wrong, "all fit the base", f"is it an adapter of another base than {contract.base_id}?")
 
 
 def _ranks(named: Named, config: Mapping[str, Any]) -> Finding:
     """The inner width of each pair is the rank the configuration gives its module; vLLM does not compare."""
     wrong = []
+    values = PatternValues(config.get("rank_pattern"))
     for module, sides in named.pairs.items():
-        rank = by_pattern(config.get("rank_pattern"), module, config["r"])
+        rank = values.get(module, config["r"])
         for side, tensor in sides.items():
             inner = tensor.shape[0 if side == "A" else 1] if len(tensor.shape) == 2 else None
             if inner is not None and inner != rank:
                 wrong.append(f"{module} lora_{side}: got rank {inner}, expected {rank} as adapter_config.json says")
-    return _verdict("ranks", wrong, "all as adapter_config.json says", DAMAGED)
+    return judged("ranks", wrong, "all as adapter_config.json says", DAMAGED)
 
 
 def _values(path: Path, named: Named) -> Iterator[Finding]:
@@ -157,28 +154,32 @@ def _values(path: Path, named: Named) -> Iterator[Finding]:
             if tensor.dtype not in FLOATING:
                 continue
             values = read_tensor(path, tensor)
-            bad = int(values.size - numpy.count_nonzero(numpy.abs(values) <= LARGEST_SERVED))
+            sizes = numpy.abs(values)
+            bad = int(values.size - numpy.count_nonzero(sizes <= LARGEST_SERVED))
             if bad:
                 broken.append(f"{module} lora_{side}: {bad} of {values.size} are NaN or infinite")
-            zero = zero or not values.any()
+            zero = zero or not (bad or (sizes >= SMALLEST_SERVED).any())
         if zero:
             idle.append(module)
     # vLLM loads these; then every request fails.
-    yield _verdict(
+    yield judged(
         "finite",
         broken,
         "no NaN, no infinity",
         "training diverged: lower train.learning_rate, take an earlier checkpoint",
     )
-    if named.pairs and len(idle) == len(named.pairs):
+    yield _effect(idle, of=len(named.pairs))
+
+
+def _effect(idle: Sequence[str], *, of: int) -> Finding:
+    if of and len(idle) == of:
         hint = "was it saved before training? lora_B starts at zero"
-        yield Finding("effect", "fail", "got zero in lora_A or lora_B of every module: the adapter is the base", hint)
-    elif idle:
+        return failed("effect", "got zero in lora_A or lora_B of every module: the adapter is the base", hint)
+    if idle:
         some = ", ".join(idle[:3]) + (f" and {len(idle) - 3} more" if len(idle) > 3 else "")
         hint = "frozen on purpose? otherwise part of the adapter was lost"
-        yield Finding("effect", "warn", f"got zero weights in {len(idle)} of {len(named.pairs)} modules: {some}", hint)
-    else:
-        yield Finding("effect", "pass", "no module is zero")
+        return warned("effect", f"got zero weights in {len(idle)} of {of} modules: {some}", hint)
+    return passed("effect", "no module is zero")
 
 
 def _coverage(named: Named, config: Mapping[str, Any], contract: Contract) -> Finding:
@@ -193,4 +194,4 @@ def _coverage(named: Named, config: Mapping[str, Any], contract: Contract) -> Fi
         wrong.append(f"got no weights for {len(missing)} of {len(expected)} targeted modules: {', '.join(missing[:3])}")
     if extra:
         wrong.append(f"got weights for {len(extra)} modules that are not targeted: {', '.join(extra[:3])}")
-    return _verdict("coverage", wrong, f"all {len(expected)} targeted modules have weights, no other has", DAMAGED)
+    return judged("coverage", wrong, f"all {len(expected)} targeted modules have weights, no other has", DAMAGED)

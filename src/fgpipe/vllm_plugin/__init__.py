@@ -1,46 +1,53 @@
 """What fgpipe adds to vLLM: published adapters found by name, new versions taken up, calls read without loss.
 
 vLLM finds `register` and `endpoint` through entry points named `fgpipe`, if its variable VLLM_PLUGINS holds that name.
-Nothing here is imported from vLLM before vLLM asks; the modules that do so are resolver, tool_parser and endpoint.
+Nothing here is imported from vLLM before vLLM asks; the other modules do so.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fgpipe.vllm_plugin.endpoint import RefreshEndpoint
+    from fgpipe.vllm_plugin.endpoint import AdminEndpoint
 
 NAME = "fgpipe"
-"""Of the entry points, the resolver and the tool parser."""
+"""Of the entry points and of the tool parser."""
 
 ADAPTERS_VARIABLE = "FGPIPE_ADAPTERS"
 """The folder of published adapters; without it no adapter is looked for."""
 
-REFRESH_PATH = "/v1/fgpipe/refresh"
-"""POST `{"name": "sql"}`: answer it by the version its pointer names now. Below /v1, so the server's key guards it."""
+ADMIN_PREFIX = "/fgpipe"
+"""What stands below it asks for the administration key, if the server has one."""
+
+REFRESH_PATH = f"{ADMIN_PREFIX}/refresh"
+"""POST `{"name": "sql"}`: answer it by the version its pointer names now."""
+
+STATUS_PATH = f"{ADMIN_PREFIX}/status"
+"""GET: which versions answer, and what memory they use."""
+
+WORKER_EXTENSION = "fgpipe.vllm_plugin.worker.AdapterSlots"
+"""For vLLM's --worker-extension-cls: what STATUS_PATH asks in the worker."""
+
+GUARD = "fgpipe.vllm_plugin.access.Access"
+"""For vLLM's --middleware: a server that cannot load its guard does not start."""
 
 
 def register() -> None:
-    """Tell vLLM of the resolver and the tool parser; calling it again changes nothing.
+    """Tell vLLM of the tool parser and the renderer; calling it again changes nothing.
 
     Entry point of `vllm.general_plugins`: runs in every process of a server.
     """
-    from vllm.lora.resolver import LoRAResolverRegistry
+    from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tool_parsers import ToolParserManager
 
+    # Not by its `register`, which warns on every start that a name is taken: taking this one is the purpose.
+    RENDERER_REGISTRY.renderers["hf"] = ("fgpipe.vllm_plugin.renderer", "FunctionGemmaRenderer")
     ToolParserManager.register_lazy_module(NAME, "fgpipe.vllm_plugin.tool_parser", "FgpipeToolParser")
-    folder = os.environ.get(ADAPTERS_VARIABLE)
-    if folder and NAME not in LoRAResolverRegistry.get_supported_resolvers():
-        from fgpipe.vllm_plugin.resolver import PublishedAdapters
-
-        LoRAResolverRegistry.register_resolver(NAME, PublishedAdapters(Path(folder)))
 
 
-def endpoint() -> RefreshEndpoint:
-    """The route that makes a running server take up a new version. Entry point of `vllm.endpoint_plugins`."""
-    from fgpipe.vllm_plugin.endpoint import RefreshEndpoint
+def endpoint() -> AdminEndpoint:
+    """Catalogue and administration routes of a server. Entry point of `vllm.endpoint_plugins`."""
+    from fgpipe.vllm_plugin.endpoint import AdminEndpoint
 
-    return RefreshEndpoint()
+    return AdminEndpoint()

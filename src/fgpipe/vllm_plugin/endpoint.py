@@ -1,75 +1,96 @@
-"""A route that swaps the version behind an adapter's name while vLLM serves it.
+"""Routes for whoever administers the server: take up a new version, say which versions answer and what memory they use.
 
-vLLM's own way, unload and let the next request resolve the name anew, fails requests that are between its two looks at
-the name, and leaves the name dark when the new version cannot be loaded. Here the new version is in the engine before
-the name changes hands, in one assignment.
+vLLM's own way to a new version, unload and let the next request resolve the name anew, fails requests that are between
+its two looks at the name, and leaves the name dark when the new version cannot be loaded. Here the new version is in
+the engine before the name changes hands, in one assignment.
 """
 
 from __future__ import annotations
 
+import os
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from vllm.logger import init_logger
-from vllm.lora.resolver import LoRAResolverRegistry
 
-from fgpipe.vllm_plugin import NAME, REFRESH_PATH
+from fgpipe.errors import PublishError
+from fgpipe.keys import refusal_to_listen
+from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, NAME, REFRESH_PATH, STATUS_PATH
+from fgpipe.vllm_plugin.catalogue import Catalogue
 
-logger = init_logger("vllm.fgpipe.endpoint")
 
-
-class RefreshEndpoint:
-    """vLLM's `EndpointPlugin`: adds REFRESH_PATH to the server."""
+class AdminEndpoint:
+    """vLLM's `EndpointPlugin`: installs the catalogue, adds REFRESH_PATH and STATUS_PATH."""
 
     name = NAME
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add the route."""
+        """Add the routes."""
         app.add_api_route(REFRESH_PATH, refresh, methods=["POST"])
+        app.add_api_route(STATUS_PATH, status, methods=["GET"])
 
-    async def init_state(self, engine_client: object, state: object, args: object) -> None:
-        """Nothing: the route finds all it needs in the server's own state."""
+    async def init_state(self, engine_client: object, state: Any, args: Any) -> None:
+        """Let vLLM find names through the catalogue; end the start of a server that anyone could administer."""
+        if reason := refusal_to_listen(args.host):
+            raise RuntimeError(f"{reason}; or --host 127.0.0.1")
+        if folder := os.environ.get(ADAPTERS_VARIABLE):
+            state.fgpipe_catalogue = Catalogue(state.openai_serving_models, Path(folder))
+            state.fgpipe_catalogue.install()
 
 
 async def refresh(raw_request: Request) -> JSONResponse:
-    """`{"name", "path"}` of the version that answers now; 400 with vLLM's error shape if there is none."""
+    """`{"name": "sql"}` -> `{"name", "version": "sql@v0002"}`, what answers from now on; null if it is not published.
+
+    409 if its version cannot be loaded: what answered before still does.
+    """
     try:
         name = (await raw_request.json())["name"]
     except (ValueError, KeyError, TypeError):
-        return _refusal('got no name, expected {"name": "<adapter>"}')
+        return _refusal('got no name, expected {"name": "<adapter>"}', HTTPStatus.BAD_REQUEST)
     if not isinstance(name, str):
-        return _refusal(f"name: got {type(name).__name__}, expected the name of an adapter")
+        return _refusal(f"name: got {type(name).__name__}, expected the name of an adapter", HTTPStatus.BAD_REQUEST)
     try:
-        path = await take_up(raw_request.app.state.openai_serving_models, name)
-    except Exception as error:
-        # Whatever the engine found wrong with the files: the old version still answers.
-        logger.exception("%s could not be taken up", name)
-        return _refusal(f"{name}: its current version cannot be loaded ({error}); the version before it still answers")
-    return JSONResponse({"name": name, "path": path}) if path else _refusal(f"{name}: no such adapter is published")
+        found = await _catalogue(raw_request).take_up(name)
+    except PublishError as error:
+        return _refusal(f"{error.message}; what answered before still does", HTTPStatus.CONFLICT)
+    return JSONResponse({"name": name, "version": found.lora_name if found else None})
 
 
-async def take_up(models: Any, name: str) -> str | None:
-    """Load what the resolver finds for `name` now and let it answer; its folder, or None if there is no such adapter.
+async def status(raw_request: Request) -> JSONResponse:
+    """Which version answers every name asked for so far, and where the adapters' weights are.
 
-    Args:
-        models: vLLM's `OpenAIServingModels`; what is done to it is what its own `resolve_lora` does.
+    `slots` lists what is on the device, `memory` what is in memory, `evicted` what was loaded and had to make room.
     """
-    async with models.lora_resolver_lock[name]:
-        wanted = await LoRAResolverRegistry.get_resolver(NAME).resolve_lora(models.model_config.model, name)
-        if wanted is None:
-            return None
-        serving = models.lora_requests.get(name)
-        if serving is None or serving.lora_path != wanted.lora_path:
-            # A new id, so that requests in flight keep their weights.
-            wanted.lora_int_id = models.lora_id_counter.inc(1)
-            await models.engine_client.add_lora(wanted)
-            models.lora_requests[name] = wanted
-        return str(wanted.lora_path)
+    catalogue = _catalogue(raw_request)
+    engine = catalogue.models.engine_client
+    held = (await engine.collective_rpc("fgpipe_adapter_slots"))[0]
+    names = {request.lora_int_id: request.lora_name for request in catalogue.known.values()}
+    limits = engine.vllm_config.lora_config
+    return JSONResponse(
+        {
+            "base": catalogue.models.base_model_paths[0].name,
+            "answers": catalogue.answers(),
+            "max_loras": limits.max_loras,
+            "max_cpu_loras": limits.max_cpu_loras,
+            "slots": _named(held["slots"], names),
+            "memory": _named(held["memory"], names),
+            "evicted": _named(sorted(set(names) - set(held["memory"])), names),
+        }
+    )
 
 
-def _refusal(message: str) -> JSONResponse:
-    status = HTTPStatus.BAD_REQUEST
+def _named(ids: list[int], names: dict[int, str]) -> list[str]:
+    # Ids without a name are vLLM's own dummies of the warm-up.
+    return [names[id_] for id_ in ids if id_ in names]
+
+
+def _catalogue(raw_request: Request) -> Catalogue:
+    catalogue: Catalogue = raw_request.app.state.fgpipe_catalogue
+    return catalogue
+
+
+def _refusal(message: str, status: HTTPStatus) -> JSONResponse:
     return JSONResponse({"error": {"message": message, "type": "BadRequestError", "code": status}}, status_code=status)
