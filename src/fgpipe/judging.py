@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ def validate_folder(folder: Path, config: Config, *, as_json: bool, live: bool =
     from fgpipe import trial, validation
 
     findings = validation.validate(folder, validation.contract(config.model, config.server))
-    if not as_json and not folder.is_dir():
+    if not as_json and not os.path.isdir(folder):
         raise ValidationError(f"validate: {findings[0].message}", hint=findings[0].hint)
     if any(finding.status == "fail" for finding in findings) or not live:
         return show_verdict(findings, None, as_json=as_json)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from fgpipe.publishing.registry import PublishedVersion
     from fgpipe.validation.parity import ParityReport
 
+NOT_RUN = "not run (no server was running)"
+SKIPPED = "skipped (--no-parity)"
+"""What a manifest says of parity if no server was asked."""
+
 A = TypeVar("A", bound=Artifact)
 
 
@@ -208,10 +212,8 @@ def publish(config: Config, *, parity: bool = True) -> PublishedVersion:
     card = scores(config)
     validate(config)
     contract = validation.contract(config.model, config.server)
-    untried = "not run (no server was running)" if parity else "skipped (--no-parity)"
-    manifest = {**provenance(config, adapter=adapter, card=card), "parity": untried}
 
-    def trial(base_url: str, served: str) -> dict[str, Any]:
+    def trial(base_url: str, served: str) -> Mapping[str, Any]:
         data = format_dataset(config)
         return parity_gate(config, adapter.path, data, base_url=base_url, served=served).as_json()
 
@@ -219,7 +221,7 @@ def publish(config: Config, *, parity: bool = True) -> PublishedVersion:
         config,
         adapter.path,
         check=lambda folder: validation.require_pass(validation.validate(folder, contract, name=config.adapter_name)),
-        manifest=manifest,
+        manifest={**provenance(config, adapter=adapter, card=card), "parity": NOT_RUN if parity else SKIPPED},
         trial=trial if parity else None,
     )
 

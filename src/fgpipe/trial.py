@@ -1,4 +1,4 @@
-"""An adapter on trial: served under a name nobody asks for, and compared with what was trained, before publication."""
+"""An adapter on trial: served by a vLLM of its own and compared with what was trained, before anyone can ask for it."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def model_words(model: ModelConfig) -> list[str]:
     return [
         "model=tiny",
         f"model.name={model.name}",
-        f"model.id={model.path}",
+        f"model.id={model.id}",
         f"model.path={model.path}",
         "server.max_model_len_tokens=4096",
         "publish.parity_prompts=4",

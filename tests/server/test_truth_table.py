@@ -19,7 +19,8 @@ import pytest
 import tiny_random
 from fgpipe.config import ModelConfig, ServerConfig
 from fgpipe.errors import EvaluationError
-from fgpipe.serving import VllmServer, installed_build, serve_command, server_environment
+from fgpipe.serving import VllmServer, installed_build
+from fgpipe.serving.command import serve_command
 from fgpipe.validation import parity, validate
 from tiny_server import SHAPE, free_port
 from truth_cases import CASES, CONTRACT, Case
@@ -136,9 +137,10 @@ def serving(folder: Path) -> Iterator[tuple[VllmServer, ModelConfig]]:
     model = tiny_random.save(folder / "base", shape=SHAPE)
     config = ServerConfig(port=free_port(), max_model_len_tokens=512, max_num_seqs=16, max_lora_rank=32, max_loras=2)
     server = VllmServer(model, config, adapters=folder / "adapters", log=folder / "vllm.log")
-    words: dict[str, Any] = {"adapters": folder / "adapters", "build": installed_build(), "plugin": False}
-    server.command = serve_command(model, config, **words)
-    server.variables = server_environment(config, **words) | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    # vLLM as it is, its own route for loading any folder included; our plugin closes that.
+    build = installed_build()
+    server.command = serve_command(model, config, adapters=folder / "adapters", build=build, plugin=False)
+    server.variables |= {"VLLM_PLUGINS": "", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
     with server:
         yield server, model
 

@@ -103,6 +103,13 @@ def test_another_base_behind_the_server_is_named() -> None:
     assert "base" in reason
 
 
+def test_what_the_server_says_of_its_base_makes_no_sound_adapter_fail() -> None:
+    """On a busy CPU server the base is at times answered by another adapter, or NaN: publishing would fail by luck."""
+    for served_base in (NEAR, shifted(FAR, 2), [math.nan] * 5):
+        found = distances(NEAR, FAR, NEAR, served_base=served_base)
+        assert judge(found, THRESHOLDS["float32"])[0] == "same as trained"
+
+
 @given(st.lists(st.floats(-20, 0), min_size=5, max_size=5), st.lists(st.floats(-20, 0), min_size=5, max_size=5))
 def test_nothing_served_is_both_near_and_far(trained: list[float], base: list[float]) -> None:
     """The verdict would depend on luck: what was trained passes or shows no effect, and the base never passes."""
