@@ -216,6 +216,8 @@ NOTE = {
         ({"type": "object"}, {"x": {"y": [1, "2", None]}}, 5, ""),
         ({"type": "object", "additionalProperties": {"type": "integer"}}, {"x": 1, "z": 2}, {"x": "1"}, ""),
         ({"type": "object", "additionalProperties": False}, {}, {"x": 1}, ""),
+        ({"type": "string", "format": "date"}, "today", 5, "format not enforced"),
+        ({"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["y"]}, {"x": 1}, {"y": 1}, "'y' is"),
         ({"type": "array"}, [1, "a", {"b": 2}], "a", "any value is accepted"),
         ({"type": "integer", "minimum": 0, "maximum": 10**6}, 10**7, "5", "minimum and maximum"),
         ({"type": "string", "enum": ["a", "b<end_of_turn>"]}, "a", "b<end_of_turn>", "left out"),

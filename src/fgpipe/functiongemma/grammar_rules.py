@@ -13,18 +13,9 @@ from fgpipe.functiongemma.values import KEY_STRUCTURE, sorted_items, write_value
 
 _UNENFORCED = frozenset(
     {
-        *(
-            "pattern",
-            "minLength",
-            "maxLength",
-            "multipleOf",
-            "exclusiveMinimum",
-            "exclusiveMaximum",
-            "uniqueItems",
-            "contains",
-        ),
-        *("prefixItems", "patternProperties", "propertyNames", "minProperties", "maxProperties"),
-        *("dependentRequired", "dependentSchemas", "not", "if"),
+        *("pattern", "format", "minLength", "maxLength", "multipleOf", "exclusiveMinimum", "exclusiveMaximum"),
+        *("uniqueItems", "contains", "prefixItems", "patternProperties", "propertyNames", "minProperties"),
+        *("maxProperties", "dependentRequired", "dependentSchemas", "not", "if"),
     }
 )
 _ALTERNATIVES = ("anyOf", "oneOf")
@@ -101,15 +92,18 @@ class Rules:
             extra = schema.get("additionalProperties")
             entry = self.value(extra, f"{path}.*", depth + 1) if isinstance(extra, Mapping) and extra else None
             return self._free_object(entry, 0)
-        properties = schema.get("properties")
-        required = schema.get("required")
+        declared = schema["properties"] if isinstance(schema.get("properties"), Mapping) else {}
+        required = schema["required"] if isinstance(schema.get("required"), list) else []
+        self.unenforced += [
+            f"{path}: {name!r} is required but not declared" for name in required if name not in declared
+        ]
         members = []
-        for key, entry in sorted_items(properties if isinstance(properties, Mapping) else {}, path):
+        for key, entry in sorted_items(declared, path):
             if any(character in key for character in KEY_STRUCTURE) or any(text in key for text in _CONTROL_TEXTS):
                 self.unenforced.append(f"{path}.{key}: such a key cannot be read back, so it is left out")
                 continue
             member = f"{literal(f'{key}:')} {self.value(entry, f'{path}.{key}', depth + 1)}"
-            members.append((self._rule(member), isinstance(required, list) and key in required))
+            members.append((self._rule(member), key in required))
         return self._rule(f'"{{" {self._members(members)} "}}"')
 
     def value(self, schema: object, path: str, depth: int) -> str:
