@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from fgpipe import releasing, validation
+from faults import FINISHED, KILLED, in_child, kill_at_event
+from fgpipe import adapters_folder, releasing, validation
 from fgpipe.config import Config
 from fgpipe.engines.http import client
 from fgpipe.errors import PublishError, ServeError
@@ -161,6 +162,32 @@ def test_a_server_that_lags_is_repaired_and_then_left_alone(served: Served) -> N
     assert servers.Repair("lag", "lag@v0001", None) in servers.sync([url], served.adapters, base=base)[0].repairs
     with pytest.raises(api.RefusedError):
         live.answering(url, "lag")
+
+
+def test_publish_and_rollback_killed_anywhere_leave_an_answer_and_sync_brings_the_right_one(served: Served) -> None:
+    """A power cut on the machine that publishes would leave the server with a version that nobody chose."""
+    url, base = served.server.base_url, served.model.id
+    release(served, "cut", 61)
+    release(served, "cut", 62)
+    released = False
+    for step in range(0, 800, 5):
+        work = (
+            (lambda: releasing.rollback(settings(served, "cut"), "cut"))
+            if released
+            else (lambda step=step: release(served, "cut", 63 + step % 2))  # type: ignore[misc]
+        )
+        status = in_child(work, kill_at_event(step))
+        assert status in (KILLED, FINISHED), step
+        assert live.answering(url, "cut") in {entry.version for entry in registry.versions(served.adapters)}, step
+        assert servers.sync([url], served.adapters, base=base)[0].state in ("in step", "repaired"), step
+        current = adapters_folder.resolve(served.adapters, "cut")
+        assert current is not None
+        assert live.answering(url, "cut") == current.name, step
+        if status == FINISHED:
+            if released:
+                break
+            released = True
+    assert released, "the loop must reach the end of a publish for this test to mean anything"
 
 
 def test_a_damaged_version_is_never_taken_up(served: Served) -> None:
