@@ -169,6 +169,8 @@ def test_publish_and_rollback_killed_anywhere_leave_an_answer_and_sync_brings_th
     url, base = served.server.base_url, served.model.id
     release(served, "cut", 61)
     release(served, "cut", 62)
+    trained = served.make(63), served.make(64)  # by us, so that no child spends its steps on it
+    assert all(folder.is_dir() for folder in trained)
     released = False
     for step in range(0, 800, 5):
         work = (
