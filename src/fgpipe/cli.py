@@ -225,6 +225,24 @@ def _rollback(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _alias(parsed: argparse.Namespace) -> int:
+    from fgpipe import releasing
+
+    words = _take_names(parsed)
+    if len(words) != (1 if parsed.remove else 2) or "@" not in words[0]:
+        raise FgpipeError(
+            f"alias: got {' '.join(words) or 'nothing'}, expected an alias and the version it shall mean",
+            hint="python -m fgpipe alias sql@best v0002, or alias sql@best --remove",
+        )
+    releasing.set_alias(_config(parsed), words[0], None if parsed.remove else words[1])
+    print(f"{words[0]}: forgotten" if parsed.remove else f"{words[0]}: {words[1]}")
+    return 0
+
+
+def _alias_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--remove", action="store_true", help="forget the alias")
+
+
 def _sync(parsed: argparse.Namespace) -> int:
     from fgpipe import pipeline
 
@@ -303,6 +321,13 @@ COMMANDS: dict[str, Command] = {
         Command("ask", "ask the published adapter a question through vLLM", _ask, ("task", "server"), _question_flag),
         Command("adapters", "list published adapters, versions and scores", _adapters, ("paths",), _json_flag),
         Command("rollback", "make an adapter's previous [or a given] version live", _rollback, ("paths",)),
+        Command(
+            "alias",
+            "let name@alias mean a version, such as sql@best v0002",
+            _alias,
+            ("publish.servers", "paths"),
+            _alias_flags,
+        ),
         Command(
             "sync",
             "bring running servers in step with the adapters folder",

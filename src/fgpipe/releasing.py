@@ -64,6 +64,23 @@ def rollback(config: Config, request: str) -> PublishedVersion:
     return now
 
 
+def set_alias(config: Config, request: str, version: str | None) -> None:
+    """Let `name@alias` mean `version`, in the folder and every running server; None forgets the alias.
+
+    Raises:
+        PublishError: `request` is no name@alias, or there is no such name or version.
+        ServeError: it is so in the folder, but a server does not answer by it.
+    """
+    name, _, alias = request.partition("@")
+    urls = _running(config)
+    registry.set_alias(name, alias, version, adapters=Path(config.paths.adapters))
+    if version is not None:
+        servers.take_up(urls, request, version=version)
+    else:
+        for url in urls:
+            live.refresh(url, request)
+
+
 def sync(config: Config) -> list[servers.Report]:
     """Make every running server answer by what the folder says, and remove versions that nobody needs any more."""
     adapters = Path(config.paths.adapters)

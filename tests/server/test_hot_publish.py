@@ -192,6 +192,28 @@ def test_publish_and_rollback_killed_anywhere_leave_an_answer_and_sync_brings_th
     assert released, "the loop must reach the end of a publish for this test to mean anything"
 
 
+def test_aliases_move_in_running_servers_too(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """Clients of an alias would keep the version it meant when it was first asked for."""
+    url = served.server.base_url
+    for seed in (71, 72):
+        release(served, "named", seed)
+    config = settings(served, "named")
+    for version in ("v0001", "v0002"):
+        releasing.set_alias(config, "named@best", version)
+        assert live.answering(url, "named@best") == version
+    releasing.set_alias(config, "named@best", None)
+    with pytest.raises(api.RefusedError):
+        live.answering(url, "named@best")
+    for request, version in (
+        ("named", "v0001"),
+        ("named@best", "v0009"),
+        ("nobody@best", "v0001"),
+        ("named@v1", "v0001"),
+    ):
+        with pytest.raises(PublishError):
+            releasing.set_alias(config, request, version)
+
+
 def test_a_damaged_version_is_never_taken_up(served: Served) -> None:
     """One bad file would take the adapter out of service in every server, and sync would do it again each time."""
     release(served, "frail", 33)
