@@ -120,13 +120,14 @@ def test_the_place_named_is_where_the_server_differs(served: Served) -> None:
     place = report.distances.drift.place
     exemplar = parity.reference(served.model, served.make(1), PROMPTS).exemplars[place.prompt - 1]
     assert exemplar.answer[place.token - 1] == place.token_id
-    answer = client(served.server.base_url).completions.create(
-        model="place",
-        prompt=exemplar.prompt + exemplar.answer[: place.token - 1],
-        max_tokens=1,
-        logprobs=0,
-        extra_body={"logprob_token_ids": [place.token_id], "return_tokens_as_token_ids": True},
-    )
+    with client(served.server.base_url) as connection:
+        answer = connection.completions.create(
+            model="place",
+            prompt=exemplar.prompt + exemplar.answer[: place.token - 1],
+            max_tokens=1,
+            logprobs=0,
+            extra_body={"logprob_token_ids": [place.token_id], "return_tokens_as_token_ids": True},
+        )
     assert answer.choices[0].logprobs is not None
     top = answer.choices[0].logprobs.top_logprobs
     assert top is not None

@@ -89,13 +89,14 @@ class HttpEngine:
         import openai
 
         try:
-            answer = client(self.base_url).completions.create(
-                model=self.model,
-                prompt=[exemplar.prompt + exemplar.answer for exemplar in exemplars],
-                max_tokens=1,
-                temperature=0,
-                extra_body={"add_special_tokens": False, "prompt_logprobs": 1},
-            )
+            with client(self.base_url) as connection:
+                answer = connection.completions.create(
+                    model=self.model,
+                    prompt=[exemplar.prompt + exemplar.answer for exemplar in exemplars],
+                    max_tokens=1,
+                    temperature=0,
+                    extra_body={"add_special_tokens": False, "prompt_logprobs": 1},
+                )
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise ServeError(
                 f"{self.base_url}: got {_said(error)}, expected to be let in",
@@ -165,7 +166,8 @@ def server_version(base_url: str) -> str:
     import openai
 
     try:
-        answer = client(base_url).get(f"{base_url}/version", cast_to=object)
+        with client(base_url) as connection:
+            answer = connection.get(f"{base_url}/version", cast_to=object)
     except openai.OpenAIError:
         return "unknown"
     return str(answer["version"]) if isinstance(answer, dict) and "version" in answer else "unknown"
