@@ -266,6 +266,6 @@ NOT_FINITE = (
     Case("an infinity", change=one_value(float("inf"))),
     Case("served: a NaN", change=one_value(float("nan")), replaced=True),
 )
-"""Last: on the CPU build, what they leave in the KV cache makes the next requests NaN as well, whoever is asked."""
+"""Last: on the CPU build they were seen to make the next requests NaN as well, whoever is asked."""
 
 CASES = (*SOUND, *REFUSED_SETTINGS, *DAMAGED_WEIGHTS, *REPLACED, *NOT_FINITE)

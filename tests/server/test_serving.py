@@ -59,6 +59,20 @@ def test_base_and_adapters_each_give_their_own_answer_at_the_same_time(served: S
         assert len({tuple(answers[jobs.index((name, prompt))]) for name in folders}) == len(folders)
 
 
+def test_the_base_stays_the_base_when_every_slot_is_taken(served: Served) -> None:
+    """Requests to the base would be answered by whichever adapter is in the last slot, now and then."""
+    names = {f"slot{seed}": seed for seed in (81, 82, 83, 84)}
+    for name, seed in names.items():
+        served.publish(name, seed)
+        served.answer(name, PROMPTS[0])  # as many adapters as the server has slots
+    jobs = [(name, prompt) for prompt in PROMPTS for name in (served.model.id, *names)] * 4
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        answers = list(pool.map(lambda job: served.answer(*job), jobs))
+    for (name, prompt), answer in zip(jobs, answers, strict=True):
+        expected = served.expected(served.make(names[name]) if name in names else None, prompt)
+        assert answer == expected, (name, prompt)
+
+
 def test_a_server_started_without_adapters_serves_what_is_published_later(served: Served) -> None:
     """Each new adapter would need a restart, and every client would see an outage."""
     assert "ready" not in served.server.command  # the command names no adapter at all

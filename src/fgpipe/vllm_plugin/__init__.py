@@ -34,15 +34,18 @@ GUARD = "fgpipe.vllm_plugin.access.Access"
 
 
 def register() -> None:
-    """Tell vLLM of the tool parser and the renderer; calling it again changes nothing.
+    """Tell vLLM of the tool parser and the renderer, mend its CPU build; calling it again changes nothing.
 
     Entry point of `vllm.general_plugins`: runs in every process of a server.
     """
     from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tool_parsers import ToolParserManager
 
+    from fgpipe.vllm_plugin import base_rows
+
     # Not by its `register`, which warns on every start that a name is taken: taking this one is the purpose.
     RENDERER_REGISTRY.renderers["hf"] = ("fgpipe.vllm_plugin.renderer", "FunctionGemmaRenderer")
+    base_rows.mend()
     ToolParserManager.register_lazy_module(NAME, "fgpipe.vllm_plugin.tool_parser", "FgpipeToolParser")
 
 
