@@ -111,9 +111,18 @@ else
   fi
 fi
 variables+=(VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1)
+if [[ $plugin == plugin && -n ${FGPIPE_WATCH_S:-} ]]; then
+  variables+=("FGPIPE_WATCH_S=$FGPIPE_WATCH_S")
+fi
 if [[ $build == cpu ]]; then
   variables+=("VLLM_CPU_KVCACHE_SPACE=${FGPIPE_CPU_KV_CACHE_GIB:-1}")
 fi
+for word in "$@"; do
+  if [[ $word == --host || $word == --host=* || $word == --port || $word == --port=* ]]; then
+    say "$word: got it as a word for vLLM, expected FGPIPE_HOST or FGPIPE_PORT"
+    exit 2
+  fi
+done
 command+=("$@")
 
 if [[ ${FGPIPE_PRINT:-0} == 1 ]]; then

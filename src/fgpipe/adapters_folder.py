@@ -77,6 +77,16 @@ def full_name(folder: Path) -> str:
     return f"{folder.parent.name}@{folder.name.removeprefix('.')}"
 
 
+def content_of(version: Path) -> str:
+    """Digest of what was published in this folder, as its manifest says; "" if that says nothing."""
+    try:
+        with open(version / MANIFEST_FILE, encoding="utf-8") as handle:
+            content = json.load(handle).get("content", "")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ""
+    return content if isinstance(content, str) else ""
+
+
 def version_name(number: int) -> str:
     """The version of `number`, counted from 1."""
     return f"v{number:04d}"

@@ -121,7 +121,7 @@ def _server(config: Config) -> Iterator[str]:
     """Address of a server with this base and these adapters: the running one, or one that ends with the block."""
     from fgpipe import serving
 
-    url = trial.running(config)
+    url = _running(config)
     if url is not None:
         say(f"vLLM at {url} answers")
         yield url
@@ -131,11 +131,19 @@ def _server(config: Config) -> Iterator[str]:
         yield server.base_url
 
 
+def _running(config: Config) -> str | None:
+    """Address of the first configured server that runs with this base."""
+    from fgpipe.serving import sync
+
+    found, _ = sync.running(config)
+    return found[0].url if found else None
+
+
 def can_serve(config: Config) -> bool:
     """Whether a question could be answered here: a server runs, or vLLM is installed."""
     from fgpipe import serving
 
     try:
-        return trial.running(config) is not None or bool(serving.installed_build())
+        return _running(config) is not None or bool(serving.installed_build())
     except ServeError:
         return False

@@ -116,8 +116,8 @@ def _stage(name: str) -> Callable[[argparse.Namespace], int]:
     def run(parsed: argparse.Namespace) -> int:
         from fgpipe import pipeline
 
-        parity = not getattr(parsed, "no_parity", False)
-        pipeline.run_stage(name, _config(parsed), force=parsed.force, as_json=parsed.json, parity=parity)
+        force, parity = getattr(parsed, "force", False), not getattr(parsed, "no_parity", False)
+        pipeline.run_stage(name, _config(parsed), force=force, as_json=parsed.json, parity=parity)
         return 0
 
     return run
@@ -246,6 +246,8 @@ def _alias_flags(parser: argparse.ArgumentParser) -> None:
 def _sync(parsed: argparse.Namespace) -> int:
     from fgpipe import pipeline
 
+    if parsed.watch and parsed.json:
+        raise FgpipeError("sync: got --watch and --json, expected one of them", hint="--json reports once")
     return pipeline.sync(_config(parsed), watch=parsed.watch, as_json=parsed.json)
 
 
@@ -265,7 +267,7 @@ def _validate_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _publish_flags(parser: argparse.ArgumentParser) -> None:
-    _stage_flags(parser)
+    _json_flag(parser)
     parser.add_argument("--no-parity", action="store_true", help="do not compare it with a running server's answers")
 
 
@@ -286,6 +288,7 @@ def _question_flag(parser: argparse.ArgumentParser) -> None:
 
 
 _DATA = ("task", "model", "train.max_length_tokens", "paths", "seed")
+_SERVERS = ("paths", "publish", "server.host", "server.port")
 _ALL = ("task", "model", "lora", "train", "evaluate", "server", "publish", "paths", "seed")
 
 COMMANDS: dict[str, Command] = {
@@ -320,21 +323,9 @@ COMMANDS: dict[str, Command] = {
         Command("serve", "start vLLM with every published adapter", _serve, ("model", "server", "paths"), _print_flag),
         Command("ask", "ask the published adapter a question through vLLM", _ask, ("task", "server"), _question_flag),
         Command("adapters", "list published adapters, versions and scores", _adapters, ("paths",), _json_flag),
-        Command("rollback", "make an adapter's previous [or a given] version live", _rollback, ("paths",)),
-        Command(
-            "alias",
-            "let name@alias mean a version, such as sql@best v0002",
-            _alias,
-            ("publish.servers", "paths"),
-            _alias_flags,
-        ),
-        Command(
-            "sync",
-            "bring running servers in step with the adapters folder",
-            _sync,
-            ("publish", "paths", "server.host", "server.port"),
-            _sync_flags,
-        ),
+        Command("rollback", "make an adapter's previous [or a given] version live", _rollback, _SERVERS),
+        Command("alias", "let name@alias mean a version: sql@best v0002", _alias, _SERVERS, _alias_flags),
+        Command("sync", "bring running servers in step with the adapters folder", _sync, _SERVERS, _sync_flags),
         Command("config", "print the resolved configuration", _print_config, _ALL, _json_flag),
     )
 }

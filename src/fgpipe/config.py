@@ -187,6 +187,9 @@ class ServerConfig(Section):
     )
     cpu_kv_cache_gib: int = Field(default=1, ge=1, description="KV cache of the CPU build, GiB")
     enforce_eager: bool = Field(default=False, description="no CUDA graphs: slow on a GPU, right on a CPU")
+    watch_s: float = Field(
+        default=0, ge=0, description="seconds between two looks of the server itself for new versions; 0: when told"
+    )
     start_timeout_s: float = Field(default=300, gt=0, description="longest wait for the server to become ready")
 
     @field_validator("max_lora_rank")
@@ -219,6 +222,13 @@ class PublishConfig(Section):
         le=256,
         description="held-out prompts on which the served adapter must answer as the trained one",
     )
+
+    @field_validator("servers", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError(f"got {value}, expected a list: publish.servers=[{value}]")
+        return value
 
     @field_validator("servers")
     @classmethod

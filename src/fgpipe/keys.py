@@ -10,6 +10,8 @@ import hmac
 import ipaddress
 import os
 
+from fgpipe.errors import ServeError
+
 CLIENT_KEY_VARIABLE = "VLLM_API_KEY"
 """vLLM's own: the key its clients must show."""
 
@@ -17,9 +19,24 @@ ADMIN_KEY_VARIABLE = "FGPIPE_ADMIN_KEY"
 """The key for fgpipe's administration routes."""
 
 
+def read(variable: str) -> str | None:
+    """The key in `variable`; None if it is not set.
+
+    Raises:
+        ServeError: it holds what no HTTP header can, such as the line end of a file written on Windows.
+    """
+    key = os.environ.get(variable) or None
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ServeError(
+            f"{variable}: got a key with spaces, line ends or other characters a header cannot hold, expected none",
+            hint="line ends of Windows in a .env file are such: sed -i 's/\\r$//' .env",
+        )
+    return key
+
+
 def shown(variable: str) -> dict[str, str]:
     """The header that shows the key in `variable`; none if it is not set."""
-    key = os.environ.get(variable)
+    key = read(variable)
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
@@ -27,7 +44,7 @@ class Lock:
     """What opens for one key only; for everybody if `variable` is not set."""
 
     def __init__(self, variable: str) -> None:
-        key = os.environ.get(variable)
+        key = read(variable)
         self._digest = _digest(key) if key else None
 
     def opens_for(self, key: str | None) -> bool:
@@ -43,10 +60,11 @@ def refusal_to_listen(host: str | None) -> str:
     """Why a server must not listen on `host` with the keys that are in the environment; "" if it may."""
     if is_loopback(host):
         return ""
-    missing = [name for name in (CLIENT_KEY_VARIABLE, ADMIN_KEY_VARIABLE) if not os.environ.get(name)]
+    found = {name: read(name) for name in (CLIENT_KEY_VARIABLE, ADMIN_KEY_VARIABLE)}
+    missing = [name for name, key in found.items() if key is None]
     if missing:
         return f"{host or 'every address'}: got no {' and no '.join(missing)}, expected both keys off the loopback"
-    if os.environ[CLIENT_KEY_VARIABLE] == os.environ[ADMIN_KEY_VARIABLE]:
+    if found[CLIENT_KEY_VARIABLE] == found[ADMIN_KEY_VARIABLE]:
         return f"{ADMIN_KEY_VARIABLE}: got the clients' key, expected one of its own"
     return ""
 

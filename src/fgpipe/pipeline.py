@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ from fgpipe.progress import say
 
 if TYPE_CHECKING:
     from fgpipe.publishing.registry import PublishedVersion
-    from fgpipe.validation.parity import ParityReport
+    from fgpipe.serving.live import ServerStatus
 
 NOT_RUN = "not run (no server was running)"
 SKIPPED = "skipped (--no-parity)"
@@ -169,22 +169,6 @@ def held_out_prompts(config: Config, data: FormattedDataset) -> list[str]:
     return parity.choose_prompts(data.examples(), config.publish.parity_prompts)
 
 
-def parity_gate(config: Config, adapter: Path, data: FormattedDataset, *, base_url: str, served: str) -> ParityReport:
-    """Hold the model `served` of the server at `base_url` against the PEFT folder `adapter`; the report if they agree.
-
-    Raises:
-        ValidationError: the server does not answer as the adapter was trained.
-    """
-    from fgpipe.validation import parity
-
-    say(f"parity: {served} at {base_url} …")
-    prompts = held_out_prompts(config, data)
-    report = parity.check(config.model, adapter, prompts, base_url=base_url, served=served)
-    parity.require_parity(report)
-    say(f"parity: {report.line}")
-    return report
-
-
 def shrink_folder(folder: Path, config: Config, *, r: int, out: Path | None, as_json: bool) -> None:
     """Write any PEFT folder anew at rank `r`, to `out` or beside it, and show what was lost."""
     from rich.console import Console
@@ -204,25 +188,25 @@ def publish(config: Config, *, parity: bool = True) -> PublishedVersion:
     """Publish the run's adapter: validated first, then live in the folder and in every running server.
 
     Args:
-        parity: ask a running server whether it serves the adapter as it was trained, before it goes live.
+        parity: ask every running server whether it serves the adapter as it was trained, before it goes live.
     """
-    from fgpipe import releasing, validation
+    from fgpipe import releasing, trial, validation
 
     adapter = train(config)
     card = scores(config)
     validate(config)
     contract = validation.contract(config.model, config.server)
 
-    def trial(base_url: str, served: str) -> Mapping[str, Any]:
-        data = format_dataset(config)
-        return parity_gate(config, adapter.path, data, base_url=base_url, served=served).as_json()
+    def gate(found: Sequence[ServerStatus], served: str) -> dict[str, Any]:
+        prompts = held_out_prompts(config, format_dataset(config))
+        return trial.parity_on_servers(found, config.model, adapter.path, prompts, served=served)
 
     return releasing.release(
         config,
         adapter.path,
         check=lambda folder: validation.require_pass(validation.validate(folder, contract, name=config.adapter_name)),
         manifest={**provenance(config, adapter=adapter, card=card), "parity": NOT_RUN if parity else SKIPPED},
-        trial=trial if parity else None,
+        trial=gate if parity else None,
     )
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fgpipe import adapters_folder
 from fgpipe.config import Config
-from fgpipe.errors import ServeError
+from fgpipe.errors import PublishError, ServeError
 from fgpipe.progress import say
-from fgpipe.publishing import registry
+from fgpipe.publishing import registry, retention
 from fgpipe.publishing.registry import PublishedVersion
-from fgpipe.serving import api, live
+from fgpipe.serving import live
 from fgpipe.serving import sync as servers
+from fgpipe.serving.live import ServerStatus
 
-Trial = Callable[[str, str], Mapping[str, Any]]
-"""(address of a server, name to ask it for) -> what was found, for the manifest; raises if it must not go live."""
-
-
-def server_urls(config: Config) -> tuple[str, ...]:
-    """Addresses of the servers that answer with what is published here."""
-    return config.publish.servers or (api.address(config.server),)
+Trial = Callable[[Sequence[ServerStatus], str], Mapping[str, Any]]
+"""(servers, name to ask them for) -> what was found, for the manifest; raises if the adapter must not go live."""
 
 
 def release(
@@ -30,22 +28,30 @@ def release(
 
     Args:
         check: raises if the folder it is given must not be served.
-        trial: asked of a running server that already serves the adapter under a name of its own; None: no trial.
+        trial: asked of the running servers, which already serve the adapter under a name of its own; None: no trial.
 
     Raises:
         PublishError: it cannot be published; what was live stays live, in the folder and in every server.
-        ServeError: it is live in the folder, but a server does not answer by it.
+        ServeError: a server refuses us, and nothing was published; or the version is live in the folder, but a server
+            does not answer by it.
     """
-    urls = _running(config)
+    adapters = Path(config.paths.adapters)
+    found, _ = servers.running(config)
+    tried = None
+    if trial is not None and found:
+        with registry.on_trial(adapter, name=config.adapter_name, base_id=config.model.id, adapters=adapters) as (
+            served,
+            tried,
+        ):
+            check(adapter)
+            manifest = {**manifest, "parity": trial(found, served)}
+        for status in found:
+            with suppress(ServeError):  # it forgets the name itself as soon as it is asked for it
+                live.forget(status.url, served)
     version = registry.publish(
-        adapter,
-        name=config.adapter_name,
-        adapters=Path(config.paths.adapters),
-        check=check,
-        manifest_extra=manifest,
-        trial=_trial(trial, urls),
+        adapter, name=config.adapter_name, adapters=adapters, check=check, manifest_extra=manifest, tried=tried
     )
-    servers.take_up(urls, version.name, version=version.version)
+    _take_up(config, version.name, version.version, base=config.model.id)
     prune(config, version.name)
     return version
 
@@ -55,12 +61,18 @@ def rollback(config: Config, request: str) -> PublishedVersion:
 
     Raises:
         PublishError: there is no such version; what was live stays live.
-        ServeError: it is live in the folder, but a server does not answer by it.
+        ServeError: a server refuses us, and nothing was changed; or the version is live in the folder, but a server
+            does not answer by it.
     """
-    urls = _running(config)
-    name, _, version = request.partition("@")
+    name, at, version = request.partition("@")
+    if at and not version:
+        raise PublishError(
+            f"rollback: got {request!r}, expected a version after the @", hint=f"rollback {name}@v0001, or {name}"
+        )
+    base = _base_of(config, name)
+    servers.running(config, base=base)
     now = registry.rollback(name, adapters=Path(config.paths.adapters), to=version or None)
-    servers.take_up(urls, name, version=now.version)
+    _take_up(config, name, now.version, base=base)
     return now
 
 
@@ -69,23 +81,21 @@ def set_alias(config: Config, request: str, version: str | None) -> None:
 
     Raises:
         PublishError: `request` is no name@alias, or there is no such name or version.
-        ServeError: it is so in the folder, but a server does not answer by it.
+        ServeError: a server refuses us, and nothing was changed; or it is so in the folder, but a server does not
+            answer by it.
     """
     name, _, alias = request.partition("@")
-    urls = _running(config)
+    base = _base_of(config, name)
+    servers.running(config, base=base)
     registry.set_alias(name, alias, version, adapters=Path(config.paths.adapters))
-    if version is not None:
-        servers.take_up(urls, request, version=version)
-    else:
-        for url in urls:
-            live.refresh(url, request)
+    _take_up(config, request, version or "nothing", base=base)
 
 
 def sync(config: Config) -> list[servers.Report]:
     """Make every running server answer by what the folder says, and remove versions that nobody needs any more."""
     adapters = Path(config.paths.adapters)
-    reports = servers.sync(server_urls(config), adapters, base=config.model.id)
-    for name in registry.names(adapters):
+    reports = servers.sync(servers.server_urls(config), adapters)
+    for name in adapters_folder.names_in(adapters):
         prune(config, name)
     return reports
 
@@ -93,39 +103,33 @@ def sync(config: Config) -> list[servers.Report]:
 def prune(config: Config, name: str) -> None:
     """Remove old versions of `name` beyond publish.keep_versions; none that a server has loaded.
 
-    Nothing is removed if a server does not say what it has loaded.
+    Nothing is removed if a server does not say what it has loaded, or while another process publishes.
     """
     adapters = Path(config.paths.adapters)
-    if not registry.removable(name, adapters=adapters, keep=config.publish.keep_versions):
+    if not retention.removable(name, adapters=adapters, keep=config.publish.keep_versions):
         return
     try:
-        found = [live.status(url) for url in server_urls(config)]
-    except ServeError as error:
+        found = [live.status(url) for url in servers.server_urls(config)]
+        loaded = {version.partition("+")[0] for status in found if status is not None for version in status.loaded()}
+        removed = retention.prune(name, adapters=adapters, keep=config.publish.keep_versions, loaded=loaded)
+    except (ServeError, PublishError) as error:
         say(f"no old version of {name} is removed: {error.message}")
         return
-    loaded = {version for status in found if status is not None for version in status.loaded()}
-    removed = registry.prune(name, adapters=adapters, keep=config.publish.keep_versions, loaded=loaded)
     if removed:
         say(f"removed {name} {', '.join(removed)} (publish.keep_versions={config.publish.keep_versions})")
 
 
-def _running(config: Config) -> list[str]:
-    """The servers of the configuration that run now; asked before anything is published, so that none surprises."""
-    running = []
-    for url in server_urls(config):
-        try:
-            if servers.serving(url, base=config.model.id) is not None:
-                running.append(url)
-            elif config.publish.servers:
-                say(f"{url}: no server runs there; it will read the folder when it starts")
-        except ServeError:
-            # Without publish.servers the address is a default, where any other program may listen.
-            if config.publish.servers:
-                raise
-            say(f"{url}: another program listens there; nothing is asked of it")
-    return running
+def _base_of(config: Config, name: str) -> str:
+    """The base that what is published as `name` was trained on."""
+    return registry.base_of(name, adapters=Path(config.paths.adapters)) or config.model.id
 
 
-def _trial(trial: Trial | None, urls: list[str]) -> Callable[[str], Mapping[str, Any]] | None:
-    """The trial in the first running server; None if there is none, or none is wanted."""
-    return (lambda served: trial(urls[0], served)) if trial is not None and urls else None
+def _take_up(config: Config, name: str, version: str, *, base: str) -> None:
+    """Bring every server that runs now in step for `name`; those that came up meanwhile too."""
+    found, failed = servers.running(config, base=base)
+    failed = failed + servers.take_up([status.url for status in found], name, Path(config.paths.adapters))
+    if failed:
+        raise ServeError(
+            f"{name}: {version} is live in the folder, but not in every server: " + "; ".join(failed),
+            hint="python -m fgpipe sync repairs a server that lags; one that restarts reads the folder",
+        )

@@ -8,13 +8,14 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fgpipe import adapters_folder
-from fgpipe.config import Config, DatasetConfig, TaskConfig
-from fgpipe.errors import ServeError
+from fgpipe.config import Config, DatasetConfig, ModelConfig, TaskConfig
+from fgpipe.progress import say
 
 if TYPE_CHECKING:
+    from fgpipe.serving.live import ServerStatus
     from fgpipe.validation.parity import ParityReport
 
 CANDIDATE = "candidate"
@@ -50,6 +51,29 @@ def parity_on_own_server(config: Config, adapter: Path, prompts: Sequence[str]) 
             )
 
 
+def parity_on_servers(
+    found: Sequence[ServerStatus], model: ModelConfig, adapter: Path, prompts: Sequence[str], *, served: str
+) -> dict[str, Any]:
+    """Hold what every server of `found` answers as `served` against the PEFT folder `adapter`; the first's report.
+
+    Raises:
+        EvaluationError: transformers cannot load the adapter or answer with it.
+        ValidationError: a server does not answer as the adapter was trained.
+    """
+    from fgpipe.validation import parity
+
+    say(f"parity: {served} in {len(found)} server{'s' * (len(found) > 1)} …")
+    known = parity.reference(model, adapter, prompts)
+    reports = []
+    for status in found:
+        dtype = parity.coarser(parity.dtype_of(model), status.dtype)
+        report = parity.compare(known, base_url=status.url, served=served, served_base=model.id, dtype=dtype)
+        parity.require_parity(report)
+        say(f"parity: {status.url}: {report.line}")
+        reports.append(report)
+    return {**reports[0].as_json(), "servers": [report.line for report in reports]}
+
+
 def publish_candidate(adapter: Path, adapters: Path) -> None:
     """Copy the PEFT folder `adapter` into `adapters` as the live version of CANDIDATE."""
     version = adapters / CANDIDATE / adapters_folder.version_name(1)
@@ -74,18 +98,6 @@ def general_prompts(count: int) -> list[str]:
             row, _ = loading.convert_row(source, task)
             points += chat.evaluation_points(row)
     return parity.choose_prompts(points, count)
-
-
-def running(config: Config) -> str | None:
-    """Address of the configured server if it runs with this base, None if nothing answers there."""
-    from fgpipe.serving import api
-
-    url = api.address(config.server)
-    try:
-        names = [entry["id"] for entry in api.models(url, timeout_s=5)]
-    except (OSError, ValueError, KeyError, ServeError):
-        return None
-    return url if config.model.id in names else None
 
 
 def free_port() -> int:

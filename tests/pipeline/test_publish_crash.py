@@ -20,7 +20,7 @@ import adapter_folders
 from adapter_folders import CONTRACT, MODEL
 from faults import FINISHED, KILLED, REFUSED, fail_from_event, in_child, kill_at_call, kill_at_event
 from fgpipe import adapters_folder
-from fgpipe.publishing import registry
+from fgpipe.publishing import registry, retention
 from fgpipe.publishing.card import card
 from fgpipe.validation import gate
 
@@ -28,22 +28,14 @@ EXTRA: dict[str, Any] = {"base": {"id": MODEL.id}, "versions": {}, "git": None}
 
 
 def publish(root: Path, seed: int) -> registry.PublishedVersion:
-    """As `publish` does with a running server: the adapter is on trial before it becomes a version."""
-    adapters = root / "adapters"
-
-    def trial(served: str) -> dict[str, str]:
+    """As with a running server: the adapter is on trial before it becomes a version."""
+    trained, adapters = root / f"trained-{seed}", root / "adapters"
+    with registry.on_trial(trained, name="sql", base_id=MODEL.id, adapters=adapters) as (served, content):
         found = adapters_folder.resolve(adapters, served)
         assert found is not None
         gate(CONTRACT)(found)
-        return {"verdict": "same as trained"}
-
     return registry.publish(
-        root / f"trained-{seed}",
-        name="sql",
-        adapters=adapters,
-        check=gate(CONTRACT),
-        manifest_extra=EXTRA,
-        trial=trial,
+        trained, name="sql", adapters=adapters, check=gate(CONTRACT), manifest_extra=EXTRA, tried=content
     )
 
 
@@ -52,7 +44,7 @@ def rollback(root: Path) -> None:
 
 
 def prune(root: Path) -> None:
-    registry.prune("sql", adapters=root / "adapters", keep=1, loaded=set())
+    retention.prune("sql", adapters=root / "adapters", keep=1, loaded=set())
 
 
 def alias(root: Path) -> None:
@@ -108,7 +100,9 @@ def every_step(root: Path, work: Callable[[], Any], fault: Callable[[int], Calla
 
 def tree(root: Path) -> dict[str, bytes]:
     """Everything below the adapters folder, hidden files too: most steps leave what an earlier step left."""
-    found = {re.sub(r"(staging|trash)-[^/]*", r"\1", str(path)): path for path in (root / "adapters").rglob("*")}
+    found = {
+        re.sub(r"(staging|candidate|trash)-[^/]*", r"\1", str(path)): path for path in (root / "adapters").rglob("*")
+    }
     return {name: path.read_bytes() if path.is_file() else b"" for name, path in found.items()}
 
 

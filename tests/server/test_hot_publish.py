@@ -19,10 +19,10 @@ from openai import OpenAI
 
 from faults import FINISHED, KILLED, in_child, kill_at_event
 from fgpipe import adapters_folder, releasing, validation
-from fgpipe.config import Config
+from fgpipe.config import Config, PathsConfig
 from fgpipe.engines.http import client
 from fgpipe.errors import PublishError, ServeError
-from fgpipe.publishing import registry
+from fgpipe.publishing import registry, retention
 from fgpipe.serving import api, live
 from fgpipe.serving import sync as servers
 from tiny_server import Served, free_port
@@ -149,24 +149,24 @@ def allowed(answer: Answered, changes: list[Change]) -> set[str]:
 
 def test_a_server_that_lags_is_repaired_and_then_left_alone(served: Served) -> None:
     """A publish killed between folder and server would leave the server with the old version for good."""
-    url, base = served.server.base_url, served.model.id
+    url = served.server.base_url
     release(served, "lag", 31)
     release(served, "lag", 32)
     served.point("lag", "v0001")  # as a process that dies before it reaches the server
     assert live.answering(url, "lag") == "v0002"
-    first, second = (servers.sync([url], served.adapters, base=base)[0] for _ in range(2))
+    first, second = (servers.sync([url], served.adapters)[0] for _ in range(2))
     assert servers.Repair("lag", "lag@v0002", "lag@v0001") in first.repairs
     assert live.answering(url, "lag") == "v0001"
     assert (second.state, second.repairs) == ("in step", ())
     shutil.rmtree(served.adapters / "lag")
-    assert servers.Repair("lag", "lag@v0001", None) in servers.sync([url], served.adapters, base=base)[0].repairs
+    assert servers.Repair("lag", "lag@v0001", None) in servers.sync([url], served.adapters)[0].repairs
     with pytest.raises(api.RefusedError):
         live.answering(url, "lag")
 
 
 def test_publish_and_rollback_killed_anywhere_leave_an_answer_and_sync_brings_the_right_one(served: Served) -> None:
     """A power cut on the machine that publishes would leave the server with a version that nobody chose."""
-    url, base = served.server.base_url, served.model.id
+    url = served.server.base_url
     release(served, "cut", 61)
     release(served, "cut", 62)
     trained = served.make(63), served.make(64)  # by us, so that no child spends its steps on it
@@ -181,7 +181,7 @@ def test_publish_and_rollback_killed_anywhere_leave_an_answer_and_sync_brings_th
         status = in_child(work, kill_at_event(step))
         assert status in (KILLED, FINISHED), step
         assert live.answering(url, "cut") in {entry.version for entry in registry.versions(served.adapters)}, step
-        assert servers.sync([url], served.adapters, base=base)[0].state in ("in step", "repaired"), step
+        assert servers.sync([url], served.adapters)[0].state in ("in step", "repaired"), step
         current = adapters_folder.resolve(served.adapters, "cut")
         assert current is not None
         assert live.answering(url, "cut") == current.name, step
@@ -190,6 +190,39 @@ def test_publish_and_rollback_killed_anywhere_leave_an_answer_and_sync_brings_th
                 break
             released = True
     assert released, "the loop must reach the end of a publish for this test to mean anything"
+
+
+def test_a_number_given_twice_is_not_taken_for_the_version_it_was(served: Served) -> None:
+    """Whoever deletes a folder and publishes anew would be told that the new weights answer, while the old ones do."""
+    url = served.server.base_url
+    release(served, "anew", 75)
+    assert served.answer("anew", PROMPT) == served.expected(served.make(75), PROMPT)
+    shutil.rmtree(served.adapters / "anew")
+    assert release(served, "anew", 76) == "v0001"
+    assert served.answer("anew", PROMPT) == served.expected(served.make(76), PROMPT)
+    assert servers.sync([url], served.adapters)[0].state == "in step"
+    assert live.answering(url, "anew") == "v0001"
+
+
+def test_a_server_of_another_folder_is_never_taken_for_one_of_ours(served: Served, tmp_path: Path) -> None:
+    """Publishing into the wrong folder would be reported as live, while clients get other weights."""
+    url = served.server.base_url
+    release(served, "folder", 77)
+    here = settings(served, "folder").model_copy(update={"paths": PathsConfig(adapters=str(tmp_path))})
+    shutil.copytree(served.adapters / "folder" / "v0001", tmp_path / "folder" / "v0001")
+    manifest = json.loads((tmp_path / "folder/v0001/manifest.json").read_text())
+    (tmp_path / "folder/v0001/manifest.json").chmod(0o644)
+    (tmp_path / "folder/v0001/manifest.json").write_text(json.dumps({**manifest, "content": "f" * 64}))
+    (tmp_path / "folder/channel.json").write_text(json.dumps({"current": "v0001", "aliases": {}}))
+    with pytest.raises(ServeError, match="expected v0001"):
+        releasing.set_alias(here, "folder@best", "v0001")
+    with pytest.raises(ServeError, match="of other files"):
+        live.refresh(url, "folder", expect="v0001", content="f" * 64)
+    assert servers.sync([url], tmp_path)[0].state == "failed"
+    empty = servers.sync([url], tmp_path / "empty")[0]
+    assert (empty.state, empty.repairs) == ("failed", ())
+    assert "expected nobody" in " ".join(empty.problems)
+    assert served.answer("folder", PROMPT) == served.expected(served.make(77), PROMPT)
 
 
 def test_aliases_move_in_running_servers_too(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,11 +258,11 @@ def test_a_damaged_version_is_never_taken_up(served: Served) -> None:
     with pytest.raises(PublishError, match="changed after it was published"):
         releasing.rollback(settings(served, "frail"), "frail")
     served.point("frail", "v0001")
-    report = servers.sync([url], served.adapters, base=served.model.id)[0]
+    report = servers.sync([url], served.adapters)[0]
     assert report.state in ("failed", "repaired"), "v0001 may still be in the engine's memory, whole"
     assert live.answering(url, "frail") in ("v0001", "v0002")
     served.point("frail", "v0002")
-    servers.sync([url], served.adapters, base=served.model.id)
+    servers.sync([url], served.adapters)
     assert live.answering(url, "frail") == "v0002"
 
 
@@ -239,7 +272,7 @@ def test_one_server_down_does_not_keep_the_others_from_the_new_version(served: S
     release(served, "pair", 35)
     assert release(served, "pair", 36, servers=(down, served.server.base_url)) == "v0002"
     assert live.answering(served.server.base_url, "pair") == "v0002"
-    states = [report.state for report in servers.sync([down], served.adapters, base=served.model.id)]
+    states = [report.state for report in servers.sync([down], served.adapters)]
     assert states == ["not running"]
 
 
@@ -247,11 +280,11 @@ def test_a_server_that_stops_answering_is_told(served: Served, monkeypatch: pyte
     """Publish would report success while clients of that server get the old version."""
     release(served, "stuck", 37)
     monkeypatch.setattr(live, "_administer", broken(live._administer))
-    with pytest.raises(ServeError, match="is live in the folder, but got"):
+    with pytest.raises(ServeError, match="not in every server"):
         release(served, "stuck", 38)
     monkeypatch.undo()
     assert live.answering(served.server.base_url, "stuck") == "v0001"
-    servers.sync([served.server.base_url], served.adapters, base=served.model.id)
+    servers.sync([served.server.base_url], served.adapters)
     assert live.answering(served.server.base_url, "stuck") == "v0002"
 
 
@@ -280,7 +313,7 @@ def test_old_versions_go_unless_somebody_may_need_them(served: Served) -> None:
     releasing.prune(config, "many")
     # v0001 was asked for, v0002 has an alias, v0004 is the previous, v0005 live; v0003 is in memory still.
     assert kept() >= {"v0001", "v0002", "v0004", "v0005"}
-    registry.prune("many", adapters=served.adapters, keep=1, loaded={"many@v0001"})
+    retention.prune("many", adapters=served.adapters, keep=1, loaded={"many@v0001"})
     assert kept() == {"v0001", "v0002", "v0004", "v0005"}
     for version in ("v0001", "v0002", "v0005"):
         assert live.answering(url, f"many@{version}") == version
@@ -309,4 +342,4 @@ def test_sync_as_a_user_types_it(served: Served, tmp_path: Path) -> None:
     assert shown.returncode == 0
     assert "in step" in shown.stdout
     assert "slots in use" in shown.stdout
-    assert sync("model=tiny").returncode == 2, "a server of another base"
+    assert sync("--watch", "--json").returncode == 2

@@ -86,7 +86,7 @@ def test_our_own_commands_show_the_right_keys(guarded: Served) -> None:
     """Publish and sync would be refused by the server they are for."""
     guarded.publish("red", 2)
     assert live.refresh(guarded.server.base_url, "red", expect="v0002") == "v0002"
-    assert servers.sync([guarded.server.base_url], guarded.adapters, base=guarded.model.id)[0].state == "in step"
+    assert servers.sync([guarded.server.base_url], guarded.adapters)[0].state == "in step"
 
 
 def test_keys_are_nowhere_in_the_log(guarded: Served) -> None:
@@ -117,7 +117,7 @@ def test_a_server_that_was_away_starts_with_what_is_live_now(guarded: Served) ->
     """A box that was off during a publish would answer by the old version until somebody noticed."""
     url = guarded.server.base_url
     guarded.server.stop()
-    assert servers.sync([url], guarded.adapters, base=guarded.model.id)[0].state == "not running"
+    assert servers.sync([url], guarded.adapters)[0].state == "not running"
     guarded.publish("red", 5)
     guarded.server.start()
     guarded.server.wait_ready()
@@ -134,8 +134,9 @@ def test_without_keys_of_their_own_nothing_listens_off_the_loopback(
 
     from fgpipe.vllm_plugin.endpoint import AdminEndpoint
 
+    monkeypatch.setenv("FGPIPE_ADAPTERS", "somewhere")
     for name in KEYS:
-        monkeypatch.delenv(name, raising=False) if name in missing else monkeypatch.setenv(name, "same for both")
+        monkeypatch.delenv(name, raising=False) if name in missing else monkeypatch.setenv(name, "same-for-both")
     for host in (None, "0.0.0.0", "192.0.2.1", "box.example"):
         with pytest.raises(RuntimeError, match="expected"):
             asyncio.run(AdminEndpoint().init_state(None, SimpleNamespace(), SimpleNamespace(host=host)))

@@ -22,7 +22,7 @@ from fgpipe.config import Config, LoraConfig, ModelConfig, PathsConfig, PublishC
 from fgpipe.engines.http import client
 from fgpipe.errors import ServeError, ValidationError
 from fgpipe.publishing import registry
-from fgpipe.serving import VllmServer
+from fgpipe.serving import VllmServer, api, live
 from fgpipe.validation import parity
 from fgpipe.validation.parity import ParityReport
 from tiny_server import SHAPE, Served, free_port
@@ -61,9 +61,9 @@ def serve_damaged(served: Served, name: str, change: Callable[[Any], Any]) -> No
     save_file(change(load_file(folder / "adapter_model.safetensors")), folder / "adapter_model.safetensors")
 
 
-def check(served: Served, name: str) -> ParityReport:
-    """The adapter of seed 1 as trained, against `name` in the server."""
-    return parity.check(served.model, served.make(1), PROMPTS, base_url=served.server.base_url, served=name)
+def check(served: Served, name: str, *, seed: int = 1) -> ParityReport:
+    """The adapter of `seed` as trained, against `name` in the server."""
+    return parity.check(served.model, served.make(seed), PROMPTS, base_url=served.server.base_url, served=name)
 
 
 def test_a_sound_adapter_passes_with_room_to_spare(served: Served) -> None:
@@ -153,23 +153,21 @@ def test_no_server_is_an_error_and_no_verdict(served: Served) -> None:
 
 def test_other_requests_answer_as_before_while_an_adapter_is_on_trial(served: Served) -> None:
     """The check of a new adapter would disturb those in use, or leave its trial name behind."""
+    url = served.server.base_url
     before = served.answer("red", PROMPTS[0])
-    tried = []
-
-    def trial(name: str) -> dict[str, Any]:
-        report = parity.check(served.model, served.make(9), PROMPTS, base_url=served.server.base_url, served=name)
+    with registry.on_trial(served.make(9), name="tried", base_id=served.model.id, adapters=served.adapters) as (
+        name,
+        _,
+    ):
+        assert check(served, name, seed=9).passed
         assert served.answer("red", PROMPTS[0]) == before
-        assert report.passed
-        tried.append(name)
-        return report.as_json()
-
-    base = {"base": {"id": served.model.id}}
-    registry.publish(
-        served.make(9), name="tried", adapters=served.adapters, check=lambda _: None, manifest_extra=base, trial=trial
-    )
-    assert tried[0].startswith("tried@candidate-")
+        assert name not in {entry["id"] for entry in api.models(url)}
+    live.forget(url, name)
+    status = live.status(url)
+    assert status is not None
+    assert name not in {*status.answers, *status.memory, *status.evicted}
     with pytest.raises(NotFoundError):
-        client(served.server.base_url).completions.create(model=tried[0], prompt=PROMPTS[0], max_tokens=1)
+        client(url).completions.create(model=name, prompt=PROMPTS[0], max_tokens=1)
 
 
 @pytest.mark.slow
@@ -238,9 +236,9 @@ def test_publish_keeps_what_the_running_server_made_of_it(served: Served, monkey
 def test_publish_refuses_what_the_server_answers_otherwise(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate would look, and let everything through."""
     config = publishing(served, 24, "refused", monkeypatch)
-    gate = pipeline.parity_gate
-    monkeypatch.setattr(pipeline, "parity_gate", lambda *words, served, **more: gate(*words, served="blue", **more))
+    compare = parity.compare
+    monkeypatch.setattr(parity, "compare", lambda known, **more: compare(known, **{**more, "served": "blue"}))
     with pytest.raises(ValidationError, match="drifted"):
         pipeline.publish(config)
     assert adapters_folder.resolve(served.adapters, "refused") is None
-    assert {path.name for path in (served.adapters / "refused").iterdir()} == {".lock"}
+    assert list((served.adapters / "refused").iterdir()) == [], "nothing is left behind"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import json
+import os
 import shutil
 import warnings
 from itertools import pairwise
@@ -230,6 +232,9 @@ class Models:
         self.loaded: list[str] = []
         self.broken = ""
 
+    async def remove_lora(self, id_: int) -> None:
+        self.removed = id_
+
     async def add_lora(self, request: Any) -> None:
         if self.broken and self.broken in request.lora_path:
             raise ValueError("half a file")
@@ -311,3 +316,61 @@ def test_a_version_that_was_deleted_is_looked_up_anew(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "sql" / "v0001")
     assert "sql" not in known.models.lora_requests
     assert asyncio.run(known.resolve_lora("sql")).lora_name == "sql@v0002"
+
+
+def test_a_drive_that_hiccups_drops_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network drive that fails for a moment would fail every request of every adapter, though all are in memory."""
+    publish(tmp_path, "sql", "v0001", current="v0001")
+    known = catalogue(tmp_path)
+    take_up(known, "sql")
+
+    def fail(*words: Any, **more: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "stat", fail)
+    assert "sql" in known.models.lora_requests
+
+
+def test_a_number_given_twice_is_another_adapter_in_the_engine(tmp_path: Path) -> None:
+    """Weights and cached keys of a deleted version would answer for the one that took its number."""
+    publish(tmp_path, "sql", "v0001", current="v0001")
+    known = catalogue(tmp_path)
+    first = take_up(known, "sql")
+    (tmp_path / "sql/v0001/manifest.json").write_text('{"content": "another"}')
+    second = take_up(known, "sql")
+    assert first.lora_int_id != second.lora_int_id
+    assert (first.lora_name, second.lora_name) == ("sql@v0001", "sql@v0001+another")
+    assert take_up(known, "sql") is second
+
+
+def test_a_server_that_looks_itself_takes_up_what_the_folder_says(tmp_path: Path) -> None:
+    """In a container whose folder is filled from outside, nobody would tell the server of a new version."""
+    publish(tmp_path, "sql", "v0001", "v0002", current="v0001")
+    known = catalogue(tmp_path)
+
+    async def run() -> dict[str, str]:
+        await known.take_up("sql")
+        watching = asyncio.create_task(known.watch(0.01))
+        (tmp_path / "sql" / adapters_folder.CHANNEL_FILE).write_text("{")  # a fault does not end it
+        await asyncio.sleep(0.05)
+        publish(tmp_path, "sql", current="v0002")
+        for _ in range(500):
+            if known.answers()["sql"] == "sql@v0002":
+                break
+            await asyncio.sleep(0.01)
+        watching.cancel()
+        return known.answers()
+
+    assert asyncio.run(run()) == {"sql": "sql@v0002"}
+
+
+def test_servers_of_others_in_our_environment_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another model's server would refuse to start, or render its conversations as FunctionGemma's."""
+    from fgpipe.vllm_plugin.endpoint import AdminEndpoint, status
+
+    monkeypatch.delenv(vllm_plugin.ADAPTERS_VARIABLE, raising=False)
+    state = SimpleNamespace()
+    asyncio.run(AdminEndpoint().init_state(None, state, SimpleNamespace(host="0.0.0.0")))
+    assert vars(state) == {}
+    request: Any = SimpleNamespace(app=SimpleNamespace(state=state))
+    assert asyncio.run(status(request)).status_code == 409

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -33,6 +34,7 @@ OTHER = ServerConfig(
     cpu_kv_cache_gib=3,
     gpu_memory_utilization=0.25,
     enforce_eager=True,
+    watch_s=1.5,
 )
 
 
@@ -122,6 +124,7 @@ ENVIRONMENTS = {
             "FGPIPE_DTYPE": "bfloat16",
             "FGPIPE_HOST": "::1",
             "FGPIPE_PORT": "8123",
+            "FGPIPE_WATCH_S": "1.5",
             "FGPIPE_MAX_LORA_RANK": "64",
             "FGPIPE_MAX_LORAS": "3",
             "FGPIPE_MAX_CPU_LORAS": "5",
@@ -162,6 +165,9 @@ def test_the_entrypoint_refuses_what_it_does_not_understand(tmp_path: Path) -> N
     """A misspelt switch would start a server with the opposite of what was asked."""
     refused = entrypoint({"FGPIPE_PREFIX_CACHING": "yes"}, packages=environment(tmp_path, "gpu", True))
     assert (refused.returncode, "expected true or false" in refused.stderr) == (2, True)
+    for word in ("--host", "--host=0.0.0.0", "--port=1"):
+        bypass = entrypoint({}, packages=environment(tmp_path / word, "gpu", True), words=[word])
+        assert (bypass.returncode, "expected FGPIPE_HOST" in bypass.stderr) == (2, True)
     missing = entrypoint({}, packages=tmp_path / "empty")
     assert (missing.returncode, "expected package vllm" in missing.stderr) == (2, True)
 
@@ -200,7 +206,9 @@ def environment(folder: Path, build: command.Build, plugin: bool) -> Path:
     return packages
 
 
-def entrypoint(variables: dict[str, str], *, packages: Path) -> subprocess.CompletedProcess[str]:
+def entrypoint(
+    variables: dict[str, str], *, packages: Path, words: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     """What serve/entrypoint.sh prints, run by a Python that sees no packages but those in `packages`."""
     python = packages.parent / "python"
     # `-S` hides this environment's packages. The command shall name the interpreter that we are.
@@ -208,7 +216,7 @@ def entrypoint(variables: dict[str, str], *, packages: Path) -> subprocess.Compl
     python.chmod(0o755)
     surroundings = {"PATH": os.environ["PATH"], "PYTHONPATH": str(packages), "FGPIPE_PRINT": "1"}
     done = subprocess.run(
-        [str(ENTRYPOINT)],
+        [str(ENTRYPOINT), *words],
         env={**surroundings, "FGPIPE_PYTHON": str(python), **variables},
         capture_output=True,
         text=True,

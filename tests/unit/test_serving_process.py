@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import tiny_random
-from fgpipe.config import ModelConfig, ServerConfig
+from fgpipe.config import Config, ModelConfig, ServerConfig
 from fgpipe.errors import ModelError, ServeError
 from fgpipe.serving import VllmServer, api, faults, foreground, live, process, sync
 from tiny_server import free_port, gone
@@ -40,7 +42,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         listed = {"data": [{"id": "base", "root": "/base", "parent": None},
                            {"id": "sql", "root": "/adapters/sql/v0002", "parent": "base"}]}
-        status = {"base": "base", "answers": {"sql": "sql@v0002"}, "max_loras": 8, "max_cpu_loras": 32,
+        status = {"base": "base", "dtype": "float32", "answers": {"sql": "sql@v0002"}, "contents": {},
+                  "max_loras": 8, "max_cpu_loras": 32, "more": "from a later version",
                   "slots": [], "memory": ["sql@v0002"], "evicted": []}
         body = json.dumps(status if self.path == "/fgpipe/status" else listed).encode()
         self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
@@ -144,7 +147,7 @@ def test_no_server_is_no_error() -> None:
     """Publishing would fail wherever no server happens to run."""
     url = f"http://127.0.0.1:{free_port()}"
     assert live.status(url) is None
-    assert sync.sync([url], Path("nowhere"), base="base") == [sync.Report(url, "not running")]
+    assert sync.sync([url], Path("nowhere")) == [sync.Report(url, "not running")]
 
 
 def test_watching_says_only_what_is_new(capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,13 +168,33 @@ def test_watching_says_only_what_is_new(capsys: pytest.CaptureFixture[str]) -> N
     assert said == ["in step", "repaired", "sql: sql@v0001 -> sql@v0002", "in step"]
 
 
+def settings(*urls: str, base: str = "base", port: int = 1) -> Config:
+    return Config.model_validate({"model": {"id": base}, "publish": {"servers": urls}, "server": {"port": port}})
+
+
 def test_servers_of_another_base_are_left_alone(model: ModelConfig, tmp_path: Path) -> None:
     """Publishing for one base would load its adapters into the server of another."""
     with server(model, tmp_path, STAND_IN) as running:
+        found, unreachable = sync.running(settings(running.base_url))
+        assert ([status.url for status in found], unreachable) == ([running.base_url], [])
         with pytest.raises(ServeError, match="expected one of another/base"):
-            sync.serving(running.base_url, base="another/base")
-        report = sync.sync([running.base_url], tmp_path, base="another/base")[0]
-        assert (report.state, report.repairs) == ("failed", ())
+            sync.running(settings(running.base_url, base="another/base"))
+        # Without publish.servers the address is a default: whoever listens there is no fault.
+        assert sync.running(settings(base="another/base", port=running.server.port)) == ([], [])
+
+
+@pytest.mark.parametrize("answer", [401, 403, 500])
+def test_a_server_that_refuses_us_is_never_passed_over(answer: int) -> None:
+    """With a wrong key, rollback would report success while clients go on getting the old version."""
+    with listening(status=answer) as url, pytest.raises(ServeError, match=str(answer)):
+        sync.running(settings(port=int(url.rpartition(":")[2])))
+
+
+def test_a_name_that_cannot_be_looked_up_is_told_and_keeps_nobody_waiting() -> None:
+    """One box that is off would keep an emergency rollback from all others."""
+    found, unreachable = sync.running(settings("http://no-such-host.invalid:8000"))
+    assert found == []
+    assert "no-such-host" in unreachable[0]
 
 
 def test_a_server_that_does_not_finish_answering_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,23 +204,69 @@ def test_a_server_that_does_not_finish_answering_is_not_taken_for_none(monkeypat
         live.status(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
-@pytest.mark.parametrize("body", ["{}", "[]", "hello", '{"base": 1, "other": 2}'])
-def test_another_program_on_the_port_is_told_from_a_server(body: str) -> None:
-    """A web page on port 8000 would end publish with a traceback."""
+@contextmanager
+def listening(*, status: int = 200, body: str = "", headers: dict[str, str] | None = None) -> Iterator[str]:
+    """Address of a program that gives every request one answer."""
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            seen.append(dict(self.headers))
+            self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body.encode())
+
+        do_POST = do_GET  # noqa: N815
 
         def log_message(self, *words: object) -> None:
             pass
 
+    seen: list[dict[str, str]] = []
     with http.server.HTTPServer(("127.0.0.1", 0), Page) as page:
-        threading.Thread(target=page.handle_request, daemon=True).start()
-        with pytest.raises(ServeError, match="plugin"):
-            live.status(f"http://127.0.0.1:{page.server_port}")
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{page.server_port}"
+        page.shutdown()
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "hello", '{"base": 1, "other": 2}', "null"])
+def test_another_program_on_the_port_is_told_from_a_server(body: str) -> None:
+    """A web page on port 8000 would end publish with a traceback."""
+    with listening(body=body) as url, pytest.raises(api.StrangerError, match="plugin"):
+        live.status(url)
+
+
+def test_a_program_that_speaks_no_http_is_told_from_a_server() -> None:
+    """An SSH server on the port would end publish with a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+            connection.close()
+
+        threading.Thread(target=greet, daemon=True).start()
+        with pytest.raises(api.StrangerError, match="HTTP"):
+            live.status(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+
+def test_a_key_is_shown_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever answers with a redirect, or names a proxy in the environment, would be given the key."""
+    monkeypatch.setenv("VLLM_API_KEY", "a-key")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with listening(body="stolen") as other, listening(status=302, headers={"Location": other}) as url:
+        with pytest.raises(api.RefusedError, match="302"):
+            api.fetch(url)
+        assert api.fetch(other) == "stolen", "reached without the proxy"
+
+
+@pytest.mark.parametrize("key", ["with\rreturn", "new\nline", "two words", "schlüssel"])
+def test_a_key_no_header_can_hold_is_named_and_not_printed(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A .env file with line ends of Windows would print the key in a traceback."""
+    monkeypatch.setenv("VLLM_API_KEY", key)
+    with pytest.raises(ServeError, match="VLLM_API_KEY: got a key with") as caught:
+        api.fetch("http://127.0.0.1:9")
+    assert key not in str(caught.value)
 
 
 def test_a_wildcard_address_is_reached_through_loopback() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fgpipe import keys
 from fgpipe.engines.protocol import Completion, Exemplar, GenerationError, ModelRefusedError, TokenScores
 from fgpipe.errors import ServeError
 from fgpipe.keys import CLIENT_KEY_VARIABLE
@@ -175,11 +176,15 @@ def server_version(base_url: str) -> str:
 
 def client(base_url: str) -> OpenAI:
     """An OpenAI client for the server at `base_url`."""
-    from openai import OpenAI
+    from openai import DefaultHttpxClient, OpenAI
 
+    # A proxy of the environment would answer in the place of a server of ours.
+    transport = DefaultHttpxClient(trust_env=False)
     # The client wants some text even where no key is asked for.
-    key = os.environ.get(CLIENT_KEY_VARIABLE) or "none"
-    return OpenAI(base_url=f"{base_url}/v1", api_key=key, timeout=TIMEOUT_S, max_retries=0)
+    key = keys.read(CLIENT_KEY_VARIABLE) or "none"
+    made = OpenAI(base_url=f"{base_url}/v1", api_key=key, timeout=TIMEOUT_S, max_retries=0, http_client=transport)
+    weakref.finalize(made, transport.close)
+    return made
 
 
 def _said(error: Exception) -> str:

@@ -39,8 +39,14 @@ class VersionEntry:
 
 
 def versions(adapters: Path) -> list[VersionEntry]:
-    """Every version below `adapters`, by name, newest first; damaged ones say so and hide no other."""
+    """Every version below `adapters`, by name, newest first; damaged ones say so and hide no other.
+
+    Raises:
+        PublishError: `adapters` is no folder.
+    """
     root = adapters.resolve()
+    if root.exists() and not root.is_dir():
+        raise PublishError(f"paths.adapters: got {adapters}, expected a folder")
     return [entry for name in adapters_folder.names_in(root) for entry in _entries(root / name)]
 
 

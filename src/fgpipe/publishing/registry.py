@@ -2,10 +2,6 @@
 
 Killed at any instant, the old version stays live and no part of a new one can be seen: everything is written in a
 hidden folder beside the versions, made durable, renamed; only then is `channel.json` replaced, again by rename.
-
-Writers of one name take turns by `flock` on `<name>/.lock`; the kernel frees it when a writer dies. On a Windows drive
-seen through WSL2 the lock holds among the processes of that WSL machine (containers included), not against programs on
-Windows itself; readers need no lock anywhere.
 """
 
 from __future__ import annotations
@@ -14,10 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,15 +23,15 @@ from fgpipe.errors import PublishError
 from fgpipe.progress import say
 from fgpipe.publishing.card import card
 from fgpipe.publishing.listing import VersionEntry, entry_json, render_versions, versions
+from fgpipe.publishing.workspace import CANDIDATE, STAGING, copied, locked, made
 
 __all__ = [
     "PublishedVersion",
     "VersionEntry",
+    "base_of",
     "entry_json",
-    "names",
-    "prune",
+    "on_trial",
     "publish",
-    "removable",
     "render_versions",
     "resolve",
     "rollback",
@@ -46,11 +40,6 @@ __all__ = [
 ]
 
 resolve = adapters_folder.resolve
-
-LOCK_FILE = ".lock"
-STAGING = ".staging-"
-CANDIDATE = ".candidate-"
-TRASH = ".trash-"
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,7 @@ def publish(
     adapters: Path,
     check: Callable[[Path], object],
     manifest_extra: Mapping[str, Any],
-    trial: Callable[[str], Mapping[str, Any]] | None = None,
+    tried: str | None = None,
 ) -> PublishedVersion:
     """Make the PEFT folder `adapter` the live version of `name` in the folder `adapters`.
 
@@ -81,8 +70,7 @@ def publish(
         check: raises if the folder it is given must not be served; asked of `adapter` and of the copy to be published.
         manifest_extra: where it comes from; `base` (with `id`) is required; `task`, `instruction`, `config`, `data`,
             `training`, `scores`, `versions`, `git`, `parity` are shown on the card.
-        trial: told the name by which a server can be asked for the adapter before it is a version; what it returns is
-            recorded as `parity`. It raises if the adapter must not go live.
+        tried: digest of the adapter that was `on_trial`; another one is refused.
 
     Raises:
         PublishError: the name cannot be used or the files cannot be written; what was live stays live.
@@ -90,15 +78,12 @@ def publish(
     _require_usable(name, base_id=manifest_extra["base"]["id"])
     check(adapter)
     try:
-        with _locked(_made(adapters, name)) as folder, _staging(folder) as staging:
-            for file in ADAPTER_FILES:
-                shutil.copyfile(adapter / file, staging / file)
+        with locked(made(adapters, name)) as folder, copied(adapter, folder, STAGING) as staging:
             check(staging)
             channel = adapters_folder.read_channel(folder) or Channel()
             content = _content(staging)
-            if trial is not None:
-                with _candidate(folder, staging, content) as served:
-                    manifest_extra = {**manifest_extra, "parity": trial(served)}
+            if tried not in (None, content):
+                raise PublishError(f"{adapter}: got other files than those on trial, expected them unchanged")
             same = _published_before(folder, content)
             if same is not None:
                 _point(folder, channel, same)
@@ -120,6 +105,25 @@ def publish(
         ) from error
 
 
+@contextmanager
+def on_trial(adapter: Path, *, name: str, base_id: str, adapters: Path) -> Iterator[tuple[str, str]]:
+    """What a server can be asked for to try a copy of `adapter` until the block ends, and the copy's digest.
+
+    Nobody waits meanwhile: publishing and rolling back `name` go on.
+
+    Raises:
+        PublishError: the name cannot be used or the files cannot be written.
+    """
+    _require_usable(name, base_id=base_id)
+    try:
+        with copied(adapter, made(adapters, name), CANDIDATE) as candidate:
+            yield adapters_folder.full_name(candidate), _content(candidate)
+    except OSError as error:
+        raise PublishError(
+            f"{name} on trial: {error}; what was live stays live", hint=f"is {adapters} writable, with room?"
+        ) from error
+
+
 def rollback(name: str, *, adapters: Path, to: str | None = None) -> PublishedVersion:
     """Make `name` mean its previous version, or `to` (a version or an alias); the one it meant becomes the previous.
 
@@ -128,7 +132,7 @@ def rollback(name: str, *, adapters: Path, to: str | None = None) -> PublishedVe
     Raises:
         PublishError: there is no such version, or its files are not those that were published.
     """
-    with _writing(name, adapters) as folder:
+    with writing(name, adapters) as folder:
         try:
             channel = adapters_folder.read_channel(folder) or Channel()
         except PublishError:
@@ -153,65 +157,45 @@ def set_alias(name: str, alias: str, version: str | None, *, adapters: Path) -> 
     like_version = (alias[:1] == "v" and alias[1:].isdigit()) or adapters_folder.is_candidate(alias)
     if not adapters_folder.is_name(alias) or like_version:
         raise PublishError(f"alias: got {alias!r}, expected a name in lower case that does not read like a version")
-    with _writing(name, adapters) as folder:
+    with writing(name, adapters) as folder:
         channel = adapters_folder.read_channel(folder) or Channel()
         aliases = {key: value for key, value in channel.aliases.items() if key != alias}
+        if version is None and alias not in channel.aliases:
+            known = ", ".join(channel.aliases) or "none"
+            raise PublishError(f"alias: got {alias!r}, which {name} does not have, expected one of: {known}")
         if version is not None:
             _require_version(folder, version)
             aliases[alias] = version
         _write_channel(folder, replace(channel, aliases=aliases))
 
 
-def names(adapters: Path) -> list[str]:
-    """Every published name."""
-    return adapters_folder.names_in(adapters)
-
-
-def removable(name: str, *, adapters: Path, keep: int) -> list[str]:
-    """Versions of `name` beyond the `keep` newest that are neither live, previous nor aliased, oldest first.
-
-    None while the pointer is damaged: any of them may be the one it meant.
-    """
+def base_of(name: str, *, adapters: Path) -> str | None:
+    """Name of the base that the newest version of `name` says it was trained on; None if none says so."""
+    if not adapters_folder.is_name(name):
+        return None
     folder = adapters.resolve() / name
-    try:
-        channel = adapters_folder.read_channel(folder)
-    except PublishError:
-        return []
-    if channel is None or channel.current is None:
-        return []
-    needed = {channel.current, channel.previous, *channel.aliases.values()}
-    return [version for version in adapters_folder.versions_of(folder)[:-keep] if version not in needed]
-
-
-def prune(name: str, *, adapters: Path, keep: int, loaded: Set[str]) -> list[str]:
-    """Remove the `removable` versions of `name`; the versions that are gone.
-
-    Args:
-        loaded: versions, such as `sql@v0001`, that a server may still read; they stay.
-    """
-    with _writing(name, adapters) as folder:
-        gone = [
-            version
-            for version in removable(name, adapters=adapters, keep=keep)
-            if adapters_folder.full_name(folder / version) not in loaded
-        ]
-        for version in gone:
-            # By one rename, so that no half version is ever seen.
-            trash = folder / f"{TRASH}{version}-{secrets.token_hex(4)}"
-            os.rename(folder / version, trash)
-            shutil.rmtree(trash, ignore_errors=True)
-        return gone
+    for version in reversed(adapters_folder.versions_of(folder)):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return str(store.read_json(folder / version / MANIFEST_FILE)["base"]["id"])
+    return None
 
 
 @contextmanager
-def _writing(name: str, adapters: Path) -> Iterator[Path]:
-    """The folder of the published `name`, locked; errors of the file system become PublishError."""
+def writing(name: str, adapters: Path, *, wait: bool = True) -> Iterator[Path]:
+    """The folder of the published `name`, locked; errors of the file system become PublishError.
+
+    Raises:
+        PublishError: nothing is published as `name`, or, without `wait`, another process is writing.
+    """
     folder = adapters.resolve() / name
     if not adapters_folder.is_name(name) or not folder.is_dir():
         known = ", ".join(adapters_folder.names_in(adapters)) or "nothing yet"
-        raise PublishError(f"{name}: got a name that is not published, expected one of: {known}")
+        raise PublishError(
+            f"{name}: got a name that is not published, expected one of: {known}",
+            hint="python -m fgpipe adapters lists them; paths.adapters=… names another folder",
+        )
     try:
-        with _locked(folder):
+        with locked(folder, wait=wait):
             yield folder
     except OSError as error:
         raise PublishError(f"{folder}: {error}; what was live stays live") from error
@@ -222,62 +206,6 @@ def _require_usable(name: str, *, base_id: str) -> None:
     fault = adapters_folder.name_fault(name, base_id=base_id)
     if fault:
         raise PublishError(f"name: {fault}", hint="publish.name=… sets it")
-
-
-def _made(adapters: Path, name: str) -> Path:
-    """The folder of `name`, made if needed, durably."""
-    folder = adapters.resolve() / name
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        store.fsync_folder(folder.parent)
-        store.fsync_folder(folder.parent.parent)
-    return folder
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[Path]:
-    """Only this process writes below `folder` until the block ends; what earlier ones left unfinished is removed."""
-    import fcntl
-
-    handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"{folder}: waiting for another process that is publishing")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        for left in os.listdir(folder):
-            if left.startswith((STAGING, CANDIDATE, TRASH)):
-                shutil.rmtree(folder / left, ignore_errors=True)
-            elif left.startswith(f".{CHANNEL_FILE}."):
-                (folder / left).unlink(missing_ok=True)
-        yield folder
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the versions; gone at the end unless it was renamed to a version."""
-    staging = folder / f"{STAGING}{os.getpid()}-{secrets.token_hex(4)}"
-    staging.mkdir()
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def _candidate(folder: Path, staging: Path, content: str) -> Iterator[str]:
-    """The name a server finds the staged adapter by until the block ends; its path holds the digest of what it is."""
-    candidate = folder / f"{CANDIDATE}{content[:12]}"
-    candidate.mkdir()
-    try:
-        for file in ADAPTER_FILES:
-            shutil.copyfile(staging / file, candidate / file)
-        yield adapters_folder.full_name(candidate)
-    finally:
-        shutil.rmtree(candidate, ignore_errors=True)
 
 
 def _describe(staging: Path, *, name: str, version: str, content: str, extra: Mapping[str, Any]) -> None:

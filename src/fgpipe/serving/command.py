@@ -14,7 +14,7 @@ from fgpipe.config import ModelConfig, ServerConfig
 from fgpipe.errors import PublishError, ServeError
 from fgpipe.models import base
 from fgpipe.progress import say
-from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, GUARD, NAME, WORKER_EXTENSION
+from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, GUARD, NAME, WATCH_VARIABLE, WORKER_EXTENSION
 
 Build = Literal["gpu", "cpu"]
 
@@ -100,6 +100,8 @@ def server_environment(server: ServerConfig, *, adapters: Path, build: Build, pl
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
+    if plugin and server.watch_s:
+        variables[WATCH_VARIABLE] = str(server.watch_s)
     if build == "cpu":
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(server.cpu_kv_cache_gib)
     return variables

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from fgpipe import adapters_folder
+from fgpipe.config import Config
 from fgpipe.errors import FgpipeError, PublishError, ServeError
 from fgpipe.progress import say
-from fgpipe.serving import live
+from fgpipe.serving import api, live
+from fgpipe.serving.api import StrangerError, UnreachableError
 from fgpipe.serving.live import ServerStatus
 
 if TYPE_CHECKING:
@@ -40,88 +42,135 @@ class Report:
     repairs: tuple[Repair, ...] = ()
     problems: tuple[str, ...] = ()
     status: ServerStatus | None = field(default=None, compare=False)
+    """What the server says of itself after the repairs."""
 
 
-def sync(urls: Iterable[str], adapters: Path, *, base: str) -> list[Report]:
-    """Make every server answer by what the folder says; doing it again changes nothing.
+def server_urls(config: Config) -> tuple[str, ...]:
+    """Addresses of the servers that answer with what is published here."""
+    return config.publish.servers or (api.address(config.server),)
+
+
+def running(config: Config, *, base: str | None = None) -> tuple[list[ServerStatus], list[str]]:
+    """The servers of the configuration that run, and what kept others from being asked.
+
+    A server that is down is no fault: it reads the folder when it starts. Without publish.servers the address is a
+    default, where any program may listen: one that is not ours, or serves another base, is left alone.
 
     Args:
-        base: name of the base model the servers must serve.
-    """
-    return [_sync_one(url, adapters, base) for url in urls]
-
-
-def _sync_one(url: str, adapters: Path, base: str) -> Report:
-    try:
-        status = serving(url, base=base)
-    except ServeError as error:
-        return Report(url, "failed", problems=(error.message,))
-    if status is None:
-        return Report(url, "not running")
-    repairs, problems = [], []
-    for name, before in sorted(status.answers.items()):
-        try:
-            wanted = _wanted(adapters, name)
-            if wanted != before:
-                live.refresh(url, name, expect=wanted.rpartition("@")[2] if wanted else None)
-                repairs.append(Repair(name, before, wanted))
-        except FgpipeError as error:
-            problems.append(error.message)
-    state: Literal["failed", "repaired", "in step"] = "failed" if problems else "repaired" if repairs else "in step"
-    return Report(url, state, tuple(repairs), tuple(problems), status)
-
-
-def _wanted(adapters: Path, name: str) -> str | None:
-    try:
-        version = adapters_folder.resolve(adapters, name)
-    except OSError as error:
-        raise PublishError(f"{name}: {error}") from error
-    return adapters_folder.full_name(version) if version else None
-
-
-def serving(url: str, *, base: str) -> ServerStatus | None:
-    """How the server at `url` is; None if none runs there.
+        base: name of the base that must be served; None takes model.id.
 
     Raises:
-        ServeError: it serves another base, or does not answer as a server of ours.
+        ServeError: a server refuses us, or one named in publish.servers is not one of ours.
     """
-    status = live.status(url)
-    if status is not None and status.base != base:
-        raise ServeError(
-            f"{url}: got a server of {status.base}, expected one of {base}",
+    found, unreachable = [], []
+    named = bool(config.publish.servers)
+    for url in server_urls(config):
+        try:
+            status = live.status(url)
+            if status is None:
+                if named:
+                    say(f"{url}: no server runs there; it will read the folder when it starts")
+                continue
+            _require_base(status, base or config.model.id)
+        except UnreachableError as error:
+            unreachable.append(error.message)
+            continue
+        except StrangerError as error:
+            if named:
+                raise
+            say(f"{error.message}; it is left alone")
+            continue
+        found.append(status)
+    return found, unreachable
+
+
+def _require_base(status: ServerStatus, base: str) -> None:
+    if status.base != base:
+        raise StrangerError(
+            f"{status.url}: got a server of {status.base}, expected one of {base}",
             hint="model=… names the base; publish.servers=[…] the servers that serve it",
         )
-    return status
 
 
-def take_up(urls: Iterable[str], name: str, *, version: str) -> None:
-    """Make `version` answer `name` in every server of `urls`; returns when each has answered a request by it.
+def sync(urls: Iterable[str], adapters: Path) -> list[Report]:
+    """Make every server answer by what the folder says; doing it again changes nothing."""
+    return [_sync_one(url, adapters) for url in urls]
+
+
+def _sync_one(url: str, adapters: Path) -> Report:
+    try:
+        status = live.status(url)
+        if status is None:
+            return Report(url, "not running")
+        repairs, problems = [], []
+        for name, before in sorted(status.answers.items()):
+            try:
+                wanted = _wanted(adapters, name)
+                if not _same(wanted, before, status):
+                    now = bring_up(url, name, adapters)
+                    repairs.append(Repair(name, before, f"{name.partition('@')[0]}@{now}" if now else None))
+            except FgpipeError as error:
+                problems.append(error.message)
+        state: Literal["failed", "repaired", "in step"] = "failed" if problems else "repaired" if repairs else "in step"
+        return Report(url, state, tuple(repairs), tuple(problems), live.status(url) if repairs else status)
+    except ServeError as error:
+        return Report(url, "failed", problems=(error.message,))
+
+
+def _wanted(adapters: Path, name: str) -> Path | None:
+    try:
+        return adapters_folder.resolve(adapters, name)
+    except OSError as error:
+        raise PublishError(f"{name}: {error}") from error
+
+
+def _same(wanted: Path | None, before: str, status: ServerStatus) -> bool:
+    """Whether the server answers by just these files."""
+    if wanted is None or before.partition("+")[0] != adapters_folder.full_name(wanted):
+        return False
+    return status.contents.get(before, "") in ("", adapters_folder.content_of(wanted))
+
+
+def bring_up(url: str, name: str, adapters: Path) -> str | None:
+    """Make the server at `url` answer `name` by what the folder says, also if that changes meanwhile; that version.
 
     Raises:
-        ServeError: some did not; it names them. The folder is not touched: `sync` repairs them later.
+        ServeError: it does not.
+        PublishError: the pointer is damaged.
     """
+    while True:
+        wanted = _wanted(adapters, name)
+        try:
+            content = adapters_folder.content_of(wanted) if wanted else ""
+            return live.refresh(url, name, expect=wanted.name if wanted else None, content=content)
+        except live.OtherVersionError:
+            if _wanted(adapters, name) == wanted:
+                raise
+
+
+def take_up(urls: Iterable[str], name: str, adapters: Path) -> list[str]:
+    """Make every server of `urls` answer `name` by what the folder says; what kept those that do not."""
     failed = []
     for url in urls:
         try:
-            live.refresh(url, name, expect=version)
-        except ServeError as error:
+            bring_up(url, name, adapters)
+        except FgpipeError as error:
             failed.append(error.message)
-    if failed:
-        raise ServeError(
-            f"{name}@{version} is live in the folder, but got " + "; ".join(failed),
-            hint="python -m fgpipe sync repairs a server that lags; one that restarts reads the folder",
-        )
+    return failed
 
 
 def watch(look: Callable[[], Sequence[Report]], *, every_s: float = WATCH_S) -> NoReturn:
-    """Call `look` again and again, and say what it found whenever that is something new."""
-    shown: list[Report] | None = None
+    """Call `look` again and again, and say what it found whenever that is something new; a fault does not end it."""
+    shown: list[str] | None = None
     while True:
-        reports = list(look())
-        if reports != shown:
-            for line in lines(reports):
+        try:
+            found = list(lines(look()))
+        except (FgpipeError, OSError) as error:
+            found = [str(getattr(error, "message", error))]
+        if found != shown:
+            for line in found:
                 say(line)
-            shown = reports
+            shown = found
         time.sleep(every_s)
 
 
@@ -147,17 +196,15 @@ def render(reports: Sequence[Report]) -> Table:
     for column in ("server", "state", "name", "answered by", "was"):
         table.add_column(column, overflow="fold")
     for report in reports:
-        if report.status is None:
-            table.add_row(report.url, report.state, "", "; ".join(report.problems), "")
-            continue
+        answers = dict(report.status.answers) if report.status else {}
         repaired = {repair.name: repair for repair in report.repairs}
-        answers = dict(report.status.answers)
-        for name in sorted(answers) or [""]:
-            repair = repaired.get(name)
-            now = repair.now or "nobody" if repair else answers.get(name, "no adapter was asked for yet")
-            table.add_row(report.url, report.state, name, now, repair.before if repair else "")
-        for problem in report.problems:
-            table.add_row(report.url, report.state, "", problem, "")
+        rows = [(name, answers.get(name, "nobody"), "") for name in sorted({*answers} - {*repaired})]
+        rows += [(name, repair.now or "nobody", repair.before) for name, repair in repaired.items()]
+        rows += [("", problem, "") for problem in report.problems]
+        if not rows and report.status:
+            rows = [("", "no adapter was asked for yet", "")]
+        for name, now, before in rows or [("", "", "")]:
+            table.add_row(report.url, report.state, name, now, before)
     memory = [report.status.memory_line() for report in reports if report.status]
     table.caption = "\n".join(memory) or None
     return table

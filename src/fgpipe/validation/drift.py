@@ -37,7 +37,14 @@ THRESHOLDS: Mapping[str, Thresholds] = MappingProxyType(
         "bfloat16": Thresholds(mean=0.1, max=1.0, agreement=0.97),
     }
 )
-"""By the coarser number format of the two engines."""
+"""By the coarser number format of the two engines, finest first."""
+
+
+def coarser(one: str, other: str) -> str:
+    """The number format whose thresholds hold between engines of these two; bfloat16's for those not measured."""
+    order = list(THRESHOLDS)
+    return max((name if name in order else order[-1] for name in (one, other)), key=order.index)
+
 
 NEARER = 4.0
 """How many times nearer to the adapter as trained than to the base its answers must be."""

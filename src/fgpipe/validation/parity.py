@@ -18,7 +18,9 @@ from fgpipe.engines.http import HttpEngine, server_version
 from fgpipe.engines.protocol import Exemplar, ModelRefusedError, TokenScores
 from fgpipe.errors import ValidationError
 from fgpipe.models import base
-from fgpipe.validation.drift import THRESHOLDS, Distances, Thresholds, Verdict, between, finite, judge
+from fgpipe.validation.drift import THRESHOLDS, Distances, Thresholds, Verdict, between, coarser, finite, judge
+
+__all__ = ["ParityReport", "Reference", "check", "choose_prompts", "coarser", "compare", "dtype_of", "reference"]
 
 ANSWER_TOKENS = 64
 """Longest answer compared: calls are shorter, and a model that rambles shows in its first tokens."""

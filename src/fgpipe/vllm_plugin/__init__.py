@@ -6,6 +6,7 @@ Nothing here is imported from vLLM before vLLM asks; the other modules do so.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ NAME = "fgpipe"
 
 ADAPTERS_VARIABLE = "FGPIPE_ADAPTERS"
 """The folder of published adapters; without it no adapter is looked for."""
+
+WATCH_VARIABLE = "FGPIPE_WATCH_S"
+"""Seconds between two looks of the server itself at the pointers of names in use; unset or 0: it waits to be told."""
 
 ADMIN_PREFIX = "/fgpipe"
 """What stands below it asks for the administration key, if the server has one."""
@@ -36,17 +40,20 @@ GUARD = "fgpipe.vllm_plugin.access.Access"
 def register() -> None:
     """Tell vLLM of the tool parser and the renderer, mend its CPU build; calling it again changes nothing.
 
-    Entry point of `vllm.general_plugins`: runs in every process of a server.
+    Entry point of `vllm.general_plugins`: runs in every process of a server. One that is told of no adapters folder may
+    be a server of another model that merely finds us in its environment: its conversations are left alone.
     """
-    from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tool_parsers import ToolParserManager
 
-    from fgpipe.vllm_plugin import base_rows
-
-    # Not by its `register`, which warns on every start that a name is taken: taking this one is the purpose.
-    RENDERER_REGISTRY.renderers["hf"] = ("fgpipe.vllm_plugin.renderer", "FunctionGemmaRenderer")
-    base_rows.mend()
     ToolParserManager.register_lazy_module(NAME, "fgpipe.vllm_plugin.tool_parser", "FgpipeToolParser")
+    if os.environ.get(ADAPTERS_VARIABLE):
+        from vllm.renderers.registry import RENDERER_REGISTRY
+
+        from fgpipe.vllm_plugin import base_rows
+
+        # Not by its `register`, which warns on every start that a name is taken: taking this one is the purpose.
+        RENDERER_REGISTRY.renderers["hf"] = ("fgpipe.vllm_plugin.renderer", "FunctionGemmaRenderer")
+        base_rows.mend()
 
 
 def endpoint() -> AdminEndpoint:

@@ -37,8 +37,11 @@ class Catalogue:
     def __init__(self, models: Any, folder: Path) -> None:
         self.models = models
         self.folder = folder
-        self.known: dict[str, LoRARequest] = {}
-        """Every version this server was ever asked for, by its folder."""
+        self.known: dict[tuple[str, str], LoRARequest] = {}
+        """Every version this server was ever asked for, by its folder and the digest in its manifest.
+
+        The digest tells a version from another that took its number after somebody had deleted the folder.
+        """
         self._turn = asyncio.Lock()
 
     def install(self) -> None:
@@ -74,16 +77,38 @@ class Catalogue:
             serving: LoRARequest | None = self.models.lora_requests.get(name)
             if serving is not None and not again:
                 return serving
-            version = self._version(name)
+            # In a thread: the folder may be a network drive, and every stream of the server waits for this loop.
+            version = await asyncio.to_thread(self._version, name)
             if version is None:
-                self.models.lora_requests.pop(name, None)
+                await self._forget(name)
                 return None
-            request = self._request(version)
+            request = self._request(version, await asyncio.to_thread(adapters_folder.content_of, version))
             if serving is not request:
                 await self._load(request)
                 self.models.lora_requests[name] = request
                 logger.info("%s is answered by %s", name, version)
             return request
+
+    async def watch(self, every_s: float) -> None:
+        """Take up what the pointers of names in use say, again and again, without being told."""
+        faults: dict[str, str] = {}
+        while True:
+            await asyncio.sleep(every_s)
+            for name in list(self.models.lora_requests):
+                try:
+                    await self.take_up(name)
+                    faults.pop(name, None)
+                except PublishError as error:
+                    if faults.get(name) != error.message:
+                        logger.error("%s: %s; what answered before still does", name, error.message)
+                    faults[name] = error.message
+
+    async def _forget(self, name: str) -> None:
+        """Drop a name that is published no more; a finished trial leaves the engine's memory too."""
+        request = self.models.lora_requests.pop(name, None)
+        if request is not None and adapters_folder.is_candidate(name.partition("@")[2]):
+            await self.models.engine_client.remove_lora(request.lora_int_id)
+            self.known = {key: known for key, known in self.known.items() if known is not request}
 
     def _version(self, name: str) -> Path | None:
         try:
@@ -91,16 +116,17 @@ class Catalogue:
         except OSError as error:
             raise PublishError(f"{name}: {error}") from error
 
-    def _request(self, version: Path) -> LoRARequest:
-        """The one engine request for this folder."""
+    def _request(self, version: Path, content: str) -> LoRARequest:
+        """The one engine request for this folder and content."""
         path = str(version)
-        if path not in self.known:
-            self.known[path] = LoRARequest(
-                lora_name=adapters_folder.full_name(version),
-                lora_int_id=self.models.lora_id_counter.inc(1),
-                lora_path=path,
+        if (path, content) not in self.known:
+            name = adapters_folder.full_name(version)
+            if any(known == path for known, _ in self.known):
+                name += f"+{content[:12] or 'unknown'}"
+            self.known[path, content] = LoRARequest(
+                lora_name=name, lora_int_id=self.models.lora_id_counter.inc(1), lora_path=path
             )
-        return self.known[path]
+        return self.known[path, content]
 
     async def _load(self, request: LoRARequest) -> None:
         try:
@@ -115,11 +141,34 @@ class Catalogue:
         """The version behind every name that clients asked for, such as `{"sql": "sql@v0002"}`."""
         return {name: request.lora_name for name, request in self.models.lora_requests.items()}
 
+    def contents(self) -> dict[str, str]:
+        """The digest of every version that answers, by its name in the engine."""
+        answering = {request.lora_int_id for request in self.models.lora_requests.values()}
+        return {
+            request.lora_name: content
+            for (_, content), request in self.known.items()
+            if request.lora_int_id in answering
+        }
+
+    def content(self, request: LoRARequest) -> str:
+        """The digest of one version."""
+        return next((content for (_, content), known in self.known.items() if known is request), "")
+
     async def show_available_models(self) -> ModelList:
         """What `/v1/models` lists: the base, every published name, and versions that were asked for by number."""
         listed = await self.models.registry.show_available_models()
         base = self.models.base_model_paths[0].name
-        versions = {name: request.lora_path for name, request in self.models.lora_requests.items()}
+        versions = await asyncio.to_thread(self._listed, dict(self.models.lora_requests))
+        listed.data.extend(ModelCard(id=name, root=versions[name], parent=base) for name in sorted(versions))
+        return listed  # type: ignore[no-any-return]
+
+    def _listed(self, serving: dict[str, LoRARequest]) -> dict[str, str]:
+        """Names and folders of what is published or answers; adapters on trial are nobody's business."""
+        versions = {
+            name: request.lora_path
+            for name, request in serving.items()
+            if not adapters_folder.is_candidate(name.partition("@")[2])
+        }
         for name in adapters_folder.names_in(self.folder):
             try:
                 version = self._version(name)
@@ -128,8 +177,7 @@ class Catalogue:
                 continue
             if version is not None:
                 versions.setdefault(name, str(version))
-        listed.data.extend(ModelCard(id=name, root=versions[name], parent=base) for name in sorted(versions))
-        return listed  # type: ignore[no-any-return]
+        return versions
 
 
 class _Present(dict[str, LoRARequest]):
@@ -139,8 +187,12 @@ class _Present(dict[str, LoRARequest]):
         request = self.get(name)  # type: ignore[call-overload]
         if request is None:
             return False
-        if os.path.isfile(os.path.join(request.lora_path, adapters_folder.ADAPTER_FILES[1])):
-            return True
-        logger.error("%s: %s is gone; the name is looked up anew", name, request.lora_path)
-        del self[name]  # type: ignore[arg-type]
-        return False
+        try:
+            os.stat(os.path.join(request.lora_path, adapters_folder.ADAPTER_FILES[1]))
+        except (FileNotFoundError, NotADirectoryError):
+            logger.error("%s: %s is gone; the name is looked up anew", name, request.lora_path)
+            del self[name]  # type: ignore[arg-type]
+            return False
+        except OSError:
+            pass  # a drive that hiccups: the weights are most likely in memory
+        return True

@@ -7,6 +7,7 @@ the engine before the name changes hands, in one assignment.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from http import HTTPStatus
 from pathlib import Path
@@ -17,7 +18,7 @@ from fastapi.responses import JSONResponse
 
 from fgpipe.errors import PublishError
 from fgpipe.keys import refusal_to_listen
-from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, NAME, REFRESH_PATH, STATUS_PATH
+from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, NAME, REFRESH_PATH, STATUS_PATH, WATCH_VARIABLE
 from fgpipe.vllm_plugin.catalogue import Catalogue
 
 
@@ -33,16 +34,25 @@ class AdminEndpoint:
         app.add_api_route(STATUS_PATH, status, methods=["GET"])
 
     async def init_state(self, engine_client: object, state: Any, args: Any) -> None:
-        """Let vLLM find names through the catalogue; end the start of a server that anyone could administer."""
+        """Let vLLM find names through the catalogue; end the start of a server that anyone could administer.
+
+        Nothing happens to a server that is told of no adapters folder: it may be another's, that merely finds us here.
+        """
+        folder = os.environ.get(ADAPTERS_VARIABLE)
+        if not folder:
+            return
         if reason := refusal_to_listen(args.host):
             raise RuntimeError(f"{reason}; or --host 127.0.0.1")
-        if folder := os.environ.get(ADAPTERS_VARIABLE):
-            state.fgpipe_catalogue = Catalogue(state.openai_serving_models, Path(folder))
-            state.fgpipe_catalogue.install()
+        catalogue = Catalogue(state.openai_serving_models, Path(folder))
+        catalogue.install()
+        state.fgpipe_catalogue = catalogue
+        if seconds := float(os.environ.get(WATCH_VARIABLE) or 0):
+            # Kept in the state: a task that nobody holds may be collected.
+            state.fgpipe_watch = asyncio.create_task(catalogue.watch(seconds))
 
 
 async def refresh(raw_request: Request) -> JSONResponse:
-    """`{"name": "sql"}` -> `{"name", "version": "sql@v0002"}`, what answers from now on; null if it is not published.
+    """`{"name": "sql"}` -> `{"name", "version": "sql@v0002", "content"}` of what answers from now on; null for nobody.
 
     409 if its version cannot be loaded: what answered before still does.
     """
@@ -52,11 +62,15 @@ async def refresh(raw_request: Request) -> JSONResponse:
         return _refusal('got no name, expected {"name": "<adapter>"}', HTTPStatus.BAD_REQUEST)
     if not isinstance(name, str):
         return _refusal(f"name: got {type(name).__name__}, expected the name of an adapter", HTTPStatus.BAD_REQUEST)
+    catalogue = _catalogue(raw_request)
+    if catalogue is None:
+        return _no_folder()
     try:
-        found = await _catalogue(raw_request).take_up(name)
+        found = await catalogue.take_up(name)
     except PublishError as error:
         return _refusal(f"{error.message}; what answered before still does", HTTPStatus.CONFLICT)
-    return JSONResponse({"name": name, "version": found.lora_name if found else None})
+    content = catalogue.content(found) if found else ""
+    return JSONResponse({"name": name, "version": found.lora_name if found else None, "content": content})
 
 
 async def status(raw_request: Request) -> JSONResponse:
@@ -65,6 +79,8 @@ async def status(raw_request: Request) -> JSONResponse:
     `slots` lists what is on the device, `memory` what is in memory, `evicted` what was loaded and had to make room.
     """
     catalogue = _catalogue(raw_request)
+    if catalogue is None:
+        return _no_folder()
     engine = catalogue.models.engine_client
     held = (await engine.collective_rpc("fgpipe_adapter_slots"))[0]
     names = {request.lora_int_id: request.lora_name for request in catalogue.known.values()}
@@ -72,7 +88,9 @@ async def status(raw_request: Request) -> JSONResponse:
     return JSONResponse(
         {
             "base": catalogue.models.base_model_paths[0].name,
+            "dtype": str(engine.vllm_config.model_config.dtype).removeprefix("torch."),
             "answers": catalogue.answers(),
+            "contents": catalogue.contents(),
             "max_loras": limits.max_loras,
             "max_cpu_loras": limits.max_cpu_loras,
             "slots": _named(held["slots"], names),
@@ -87,9 +105,12 @@ def _named(ids: list[int], names: dict[int, str]) -> list[str]:
     return [names[id_] for id_ in ids if id_ in names]
 
 
-def _catalogue(raw_request: Request) -> Catalogue:
-    catalogue: Catalogue = raw_request.app.state.fgpipe_catalogue
-    return catalogue
+def _catalogue(raw_request: Request) -> Catalogue | None:
+    return getattr(raw_request.app.state, "fgpipe_catalogue", None)
+
+
+def _no_folder() -> JSONResponse:
+    return _refusal(f"got no {ADAPTERS_VARIABLE} when this server was started, expected a folder", HTTPStatus.CONFLICT)
 
 
 def _refusal(message: str, status: HTTPStatus) -> JSONResponse:
