@@ -198,6 +198,24 @@ def _serve(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(parsed: argparse.Namespace) -> int:
+    from fgpipe import planning
+
+    options = _take_options(parsed, planning.OPTIONS)
+    planning.plan(_config(parsed), options, as_json=parsed.json, as_env=parsed.env)
+    return 0
+
+
+def _plan_flags(parser: argparse.ArgumentParser) -> None:
+    _json_flag(parser)
+    parser.add_argument("--env", action="store_true", help="print the settings as lines for an .env file")
+    parser.epilog = (
+        "Words of its own: gpu=rtx4090 (or h100, …, cpu) or gpu.memory_gib=24; gpu.reserved_gib=1 (desktop, driver); "
+        "config=FOLDER (another base's config.json); models=FILE (YAML: several models on one GPU); "
+        "lora_modules=q_proj,v_proj (as vLLM's --lora-target-modules)."
+    )
+
+
 def _ask(parsed: argparse.Namespace) -> int:
     from fgpipe import pipeline
 
@@ -300,6 +318,13 @@ COMMANDS: dict[str, Command] = {
         ),
         Command("run", "all stages, then a question answered by vLLM", _run, _ALL, _force_flag),
         Command("serve", "start vLLM with every published adapter", _serve, ("model", "server", "paths"), _print_flag),
+        Command(
+            "plan",
+            "what fits on a GPU [gpu.memory_gib=24]: slots, KV cache, several models",
+            _plan,
+            ("model", "server", "lora.r"),
+            _plan_flags,
+        ),
         Command("ask", "ask the published adapter a question through vLLM", _ask, ("task", "server"), _question_flag),
         Command("adapters", "list published adapters, versions and scores", _adapters, ("paths",), _json_flag),
         Command("rollback", "make an adapter's previous [or a given] version live", _rollback, ("paths",)),

@@ -1,9 +1,9 @@
 """What one vLLM engine takes of a GPU's memory, part by part: arithmetic on sizes, without torch or vLLM.
 
-Weights, adapter slots and KV cache follow vLLM 0.32's own allocation and are compared with it, byte for byte, on its CPU
-build. The rest was measured once: vLLM 0.26.0 on one H200 with FunctionGemma's shape (18 layers, hidden 640, vocabulary
-262,144), bfloat16, `max_num_seqs` 256, `max_num_batched_tokens` 16,384. How it grows with other settings is an estimate,
-and 0.32's GPU build was not measured. docs/results.md has the comparison.
+Weights, adapter slots and KV cache follow vLLM 0.32's own allocation and are compared with it, byte for byte, on its
+CPU build. The rest was measured once: vLLM 0.26.0 on one H200 with FunctionGemma's shape (18 layers, hidden 640,
+vocabulary 262,144), bfloat16, `max_num_seqs` 256, `max_num_batched_tokens` 16,384. How it grows with other settings is
+an estimate, and 0.32's GPU build was not measured. docs/results.md has the comparison.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ OTHER_BYTES = round(0.22 * GIB)
 """Outside torch's allocator after profiling: libraries' workspaces. Measured, see above."""
 
 CONTEXT_BYTES = round(0.5 * GIB)
-"""A process's CUDA context. vLLM looks at the free memory after it was made (`Worker.init_device`), so it comes on top of
-the share that `gpu_memory_utilization` gives. Not measured; 0.3 to 0.5 GiB are common."""
+"""A process's CUDA context. vLLM looks at the free memory after it was made (`Worker.init_device`), so it comes on top
+of the share that `gpu_memory_utilization` gives. An assumption: it was not measured."""
 
 GRAPH_BYTES, GRAPH_BYTES_WITH_LORA = 0.28 * GIB / (18 * 51), 0.48 * GIB / (18 * 51)
 """CUDA graphs, a layer and captured batch size: 0.28 GiB without and 0.48 GiB with LoRA for 18 layers and 51 sizes
 (measured, see above; with LoRA vLLM captures every size twice). Proportionality to layers is an estimate."""
 
 SAMPLER_ROWS = 5
-"""Rows of hidden_size a batched token that live beside the float32 logits at the peak: 0.35 GiB were measured, of which the
-logits are 0.25 (see above). The one coefficient that was fitted, to one point."""
+"""Rows of hidden_size a batched token that live beside the float32 logits at the peak: 0.35 GiB were measured, of which
+the logits are 0.25 (see above). The one coefficient that was fitted, to one point."""
 
 PACKED = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 """Layers that vLLM merges, and so wraps for adapters together."""
@@ -72,7 +72,7 @@ class EngineSettings:
 def batched_tokens(
     *, max_num_seqs: int, max_model_len_tokens: int, chunked_prefill: bool, total_bytes: int | None, gpu_name: str = ""
 ) -> int:
-    """vLLM 0.32's default `max_num_batched_tokens` of its API server (`EngineArgs.get_batch_defaults`).
+    """Default `max_num_batched_tokens` of vLLM 0.32's API server (`EngineArgs.get_batch_defaults`).
 
     Args:
         total_bytes: the GPU's memory; None for the CPU build.
@@ -175,11 +175,11 @@ class KvLayout:
         return (sequences * self.blocks_per_sequence + 1) * self.block_bytes
 
     def concurrency(self, kv_bytes: int) -> float:
-        """vLLM's "Maximum concurrency": how many sequences of full length `kv_bytes` hold."""
+        """What vLLM calls "Maximum concurrency": how many sequences of full length `kv_bytes` hold."""
         return (kv_bytes // self.block_bytes) / self.blocks_per_sequence
 
     def tokens(self, kv_bytes: int) -> int:
-        """vLLM's "KV cache size" in tokens, which is that concurrency times max_model_len, not the pool's slots."""
+        """What vLLM calls "KV cache size", in tokens: that concurrency times max_model_len, not the pool's slots."""
         return int(self.concurrency(kv_bytes) * self.max_model_len_tokens)
 
 

@@ -45,7 +45,8 @@ FAMILIES: Mapping[str, Family] = {
 """The dense decoders that are planned, by the name in config.json; read from vLLM 0.32's model files."""
 
 LINEAR_BYTES: Mapping[str, float] = {"fp8": 1.0, "int8": 1.0, "int4": 0.5 + 2.5 / 128}
-"""Bytes a weight of a quantised linear layer; int4 with a two-byte scale and a half-byte zero for each 128 (AWQ, GPTQ)."""
+"""Bytes a weight of a quantised linear layer; int4 has two bytes of scale and half a byte of zero for each 128 of them
+(AWQ, GPTQ)."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,11 @@ def functiongemma(sizes: ModelShape) -> BaseShape:
     return BaseShape(FAMILIES["Gemma3ForCausalLM"], sizes, windows, 32768, rope_tables=2, tied_embeddings=True)
 
 
-def read_shape(path: Path) -> BaseShape:
+def read_shape(path: Path, *, quantization: str | None = None) -> BaseShape:
     """The base whose `config.json` is `path`, or in the folder `path`.
+
+    Args:
+        quantization: a name in LINEAR_BYTES or "none", instead of what the file says.
 
     Raises:
         ConfigError: it cannot be read, or is no base that can be planned; says what is missing.
@@ -107,10 +111,10 @@ def read_shape(path: Path) -> BaseShape:
         ) from None
     if not isinstance(found, dict):
         raise ConfigError(f"{file}: got {type(found).__name__}, expected a JSON object")
-    return shape_of(found, where=str(file))
+    return shape_of(found, where=str(file), quantization=quantization)
 
 
-def shape_of(found: Mapping[str, Any], *, where: str) -> BaseShape:
+def shape_of(found: Mapping[str, Any], *, where: str, quantization: str | None = None) -> BaseShape:
     """The base that the content of a config.json describes; `where` it stood is for messages.
 
     Raises:
@@ -139,7 +143,7 @@ def shape_of(found: Mapping[str, Any], *, where: str) -> BaseShape:
         found["max_position_embeddings"],
         rope_tables=2 if architecture == "Gemma3ForCausalLM" else 1,
         tied_embeddings=bool(found.get("tie_word_embeddings", gemma)),
-        quantization=_quantization(found.get("quantization_config"), where=where),
+        quantization=quantization or _quantization(found.get("quantization_config"), where=where),
     )
 
 
@@ -155,7 +159,8 @@ def _windows(found: Mapping[str, Any], layers: int, *, where: str) -> tuple[int 
     pattern = found.get("_sliding_window_pattern") or found.get("sliding_window_pattern")
     kinds = found.get("layer_types")
     if kinds is None:
-        every = pattern if _is_size(pattern) else FULL_ATTENTION_EVERY.get(found["architectures"][0], layers + 1)
+        default = FULL_ATTENTION_EVERY.get(found["architectures"][0], layers + 1)
+        every: int = pattern if pattern is not None and _is_size(pattern) else default
         kinds = [FULL if layer % every == every - 1 else SLIDING for layer in range(layers)]
     if len(kinds) != layers or not set(kinds) <= {SLIDING, FULL}:
         raise ConfigError(f"{where}: layer_types: got {kinds!r:.80}, expected {layers} of {SLIDING}, {FULL}")
