@@ -216,6 +216,16 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _download(parsed: argparse.Namespace) -> int:
+    from fgpipe import downloading
+
+    requests, options = _take_names(parsed), _take_options(parsed, downloading.OPTIONS)
+    if parsed.overrides:
+        raise FgpipeError(f"download: got {parsed.overrides[0]}, expected {', '.join(downloading.OPTIONS)}")
+    downloading.download(requests, options, as_json=parsed.json)
+    return 0
+
+
 def _ask(parsed: argparse.Namespace) -> int:
     from fgpipe import pipeline
 
@@ -324,6 +334,12 @@ COMMANDS: dict[str, Command] = {
             _plan,
             ("model", "server", "lora.r"),
             _plan_flags,
+        ),
+        Command(
+            "download",
+            "fetch models from the hub: ID[@COMMIT] … to=FOLDER [link=true]",
+            _download,
+            flags=_json_flag,
         ),
         Command("ask", "ask the published adapter a question through vLLM", _ask, ("task", "server"), _question_flag),
         Command("adapters", "list published adapters, versions and scores", _adapters, ("paths",), _json_flag),
