@@ -226,6 +226,17 @@ def _download(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(parsed: argparse.Namespace) -> int:
+    from fgpipe import doctor
+
+    return doctor.doctor(_config(parsed), env_file=parsed.env_file, as_json=parsed.json)
+
+
+def _doctor_flags(parser: argparse.ArgumentParser) -> None:
+    _json_flag(parser)
+    parser.add_argument("--env-file", type=Path, help="the appliance's settings, serve/.env")
+
+
 def _ask(parsed: argparse.Namespace) -> int:
     from fgpipe import pipeline
 
@@ -340,6 +351,13 @@ COMMANDS: dict[str, Command] = {
             "fetch models from the hub: ID[@COMMIT] … to=FOLDER [link=true]",
             _download,
             flags=_json_flag,
+        ),
+        Command(
+            "doctor",
+            "check machine, folders, ports, keys and adapters before serving",
+            _doctor,
+            ("model", "server", "paths.adapters"),
+            _doctor_flags,
         ),
         Command("ask", "ask the published adapter a question through vLLM", _ask, ("task", "server"), _question_flag),
         Command("adapters", "list published adapters, versions and scores", _adapters, ("paths",), _json_flag),

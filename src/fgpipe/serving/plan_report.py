@@ -157,7 +157,6 @@ def shared_env(plans: Sequence[EnginePlan]) -> list[str]:
             "GPU_MEMORY_UTILIZATION": f"{plan.utilization:.3f}",
             "MAX_MODEL_LEN_TOKENS": plan.model.settings.max_model_len_tokens,
             "MAX_NUM_SEQS": plan.model.settings.max_num_seqs,
-            "MAX_NUM_BATCHED_TOKENS": plan.model.settings.max_num_batched_tokens,
         }
         lines += [f"# {plan.model.name}", *(f"{prefix}{name}={value}" for name, value in values.items())]
     return lines
