@@ -178,6 +178,11 @@ def _take_options(parsed: argparse.Namespace, keys: tuple[str, ...]) -> dict[str
 
 
 def _print_config(parsed: argparse.Namespace) -> int:
+    if parsed.markdown:
+        from fgpipe import config_reference
+
+        print(config_reference.markdown(), end="")
+        return 0
     tree = _config(parsed).model_dump(mode="json")
     if parsed.json:
         import json
@@ -188,6 +193,11 @@ def _print_config(parsed: argparse.Namespace) -> int:
 
         print(OmegaConf.to_yaml(OmegaConf.create(tree)), end="")
     return 0
+
+
+def _config_flags(parser: argparse.ArgumentParser) -> None:
+    _json_flag(parser)
+    parser.add_argument("--markdown", action="store_true", help="print docs/config.md: every setting and its meaning")
 
 
 def _serve(parsed: argparse.Namespace) -> int:
@@ -211,7 +221,7 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", action="store_true", help="print the settings as lines for an .env file")
     parser.epilog = (
         "Words of its own: gpu=rtx4090 (or h100, …, cpu) or gpu.memory_gib=24; gpu.reserved_gib=1 (desktop, driver); "
-        "config=FOLDER (another base's config.json); models=FILE (YAML: several models on one GPU); "
+        "config=FOLDER (another base's config.json); models=FILE (YAML, several models on one GPU: docs/config.md); "
         "lora_modules=q_proj,v_proj (as vLLM's --lora-target-modules)."
     )
 
@@ -369,6 +379,6 @@ COMMANDS: dict[str, Command] = {
             ("publish", "paths", "server.host", "server.port"),
             _sync_flags,
         ),
-        Command("config", "print the resolved configuration", _print_config, _ALL, _json_flag),
+        Command("config", "print the resolved configuration", _print_config, _ALL, _config_flags),
     )
 }

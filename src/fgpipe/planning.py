@@ -29,23 +29,23 @@ EXAMPLE = "python -m fgpipe plan gpu=rtx4090, or gpu.memory_gib=24; gpu=cpu for 
 
 
 class PlannedModel(Section):
-    """One entry of a models file."""
+    """One model that is to share a GPU with others; `python -m fgpipe plan models=FILE --env` writes the settings."""
 
     name: Name = Field(description="short name, in tables")
     config: str = Field(description="the model's config.json, or the folder that holds it")
     id: str | None = Field(default=None, description="what vLLM loads; null: the folder of `config`")
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="of weights and KV cache")
     quantization: Literal["none", "fp8", "int8", "int4"] | None = Field(
         default=None, description="of the linear layers' weights; null: what config.json says"
     )
-    max_model_len_tokens: int = Field(default=4096, ge=64)
-    max_num_seqs: int = Field(default=64, ge=1)
-    max_num_batched_tokens: int | None = Field(default=None, ge=64)
+    max_model_len_tokens: int = Field(default=4096, ge=64, description="longest prompt plus answer")
+    max_num_seqs: int = Field(default=64, ge=1, description="sequences decoded together")
+    max_num_batched_tokens: int | None = Field(default=None, ge=64, description="tokens a step; null: vLLM's choice")
     max_loras: int = Field(default=0, ge=0, description="adapter slots; 0: LoRA is off")
-    max_lora_rank: int = Field(default=16, ge=1)
-    enforce_eager: bool = False
+    max_lora_rank: int = Field(default=16, ge=1, description="largest rank served")
+    enforce_eager: bool = Field(default=False, description="no CUDA graphs")
     priority: float = Field(default=1, gt=0, description="weight when memory beyond the least is shared out")
-    port: int | None = Field(default=None, ge=1, le=65535)
+    port: int | None = Field(default=None, ge=1, le=65535, description="null: 8001 and on, in start order")
 
 
 def plan(config: Config, options: Mapping[str, str], *, as_json: bool, as_env: bool) -> None:
