@@ -15,8 +15,8 @@ HEAD = """# Configuration
 
 Every setting, as typed on the command line (`key=value`) or nested in YAML. Written by `make docs` from
 `src/fgpipe/config.py`, which is the only place for a default. Files under `conf/` change some of them:
-`python -m fgpipe config task=sql model=tiny` prints what holds in the end. A rule between two settings is told when it is
-broken.
+`python -m fgpipe config task=sql model=tiny` prints what holds in the end. A rule between two settings is told when it
+is broken.
 """
 
 BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "min_length": "at least {} of them"}
@@ -55,8 +55,8 @@ def _sections(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str,
 
 
 def _row(key: str, field: FieldInfo) -> str:
-    default = as_typed(field.default)
-    cells = (f"`{key}`", f"`{default}`" if default else "", _values(field), field.description or "")
+    default = "required" if field.is_required() else f"`{typed}`" if (typed := as_typed(field.default)) else ""
+    cells = (f"`{key}`", default, _values(field), field.description or "")
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 

@@ -112,8 +112,8 @@ def test_vllm_allocates_what_was_planned(
     assert (plan.weights, plan.rope, plan.lora) == (real["weights"], real["rope"], real["lora"])
     assert settings.max_num_batched_tokens == real["batched_tokens"]
     assert settings.in_flight_tokens == real["in_flight_tokens"]
-    assert plan.kv.tokens(GIB) == pytest.approx(real["tokens"], rel=0.05)
-    assert plan.kv.concurrency(GIB) == pytest.approx(real["concurrency"], rel=0.05)
+    assert plan.kv.tokens(vllm_allocation.KV_BYTES) == pytest.approx(real["tokens"], rel=0.05)
+    assert plan.kv.concurrency(vllm_allocation.KV_BYTES) == pytest.approx(real["concurrency"], rel=0.05)
 
 
 def test_a_running_server_logs_what_was_planned(served: Served) -> None:
