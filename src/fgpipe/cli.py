@@ -178,6 +178,11 @@ def _take_options(parsed: argparse.Namespace, keys: tuple[str, ...]) -> dict[str
 
 
 def _print_config(parsed: argparse.Namespace) -> int:
+    if parsed.markdown:
+        from fgpipe import config_reference
+
+        print(config_reference.markdown(), end="")
+        return 0
     tree = _config(parsed).model_dump(mode="json")
     if parsed.json:
         import json
@@ -190,12 +195,56 @@ def _print_config(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _config_flags(parser: argparse.ArgumentParser) -> None:
+    _json_flag(parser)
+    parser.add_argument("--markdown", action="store_true", help="print docs/config.md: every setting and its meaning")
+
+
 def _serve(parsed: argparse.Namespace) -> int:
     from fgpipe import serving
 
     config = _config(parsed)
     serving.serve(config.model, config.server, adapters=Path(config.paths.adapters), print_only=parsed.print)
     return 0
+
+
+def _plan(parsed: argparse.Namespace) -> int:
+    from fgpipe import planning
+
+    options = _take_options(parsed, planning.OPTIONS)
+    planning.plan(_config(parsed), options, as_json=parsed.json, as_env=parsed.env)
+    return 0
+
+
+def _plan_flags(parser: argparse.ArgumentParser) -> None:
+    _json_flag(parser)
+    parser.add_argument("--env", action="store_true", help="print the settings as lines for an .env file")
+    parser.epilog = (
+        "Words of its own: gpu=rtx4090 (or h100, …, cpu) or gpu.memory_gib=24; gpu.reserved_gib=1 (desktop, driver); "
+        "config=FOLDER (another base's config.json); models=FILE (YAML, several models on one GPU: docs/config.md); "
+        "lora_modules=q_proj,v_proj (as vLLM's --lora-target-modules)."
+    )
+
+
+def _download(parsed: argparse.Namespace) -> int:
+    from fgpipe import downloading
+
+    requests, options = _take_names(parsed), _take_options(parsed, downloading.OPTIONS)
+    if parsed.overrides:
+        raise FgpipeError(f"download: got {parsed.overrides[0]}, expected {', '.join(downloading.OPTIONS)}")
+    downloading.download(requests, options, as_json=parsed.json)
+    return 0
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from fgpipe import doctor
+
+    return doctor.doctor(_config(parsed), env_file=parsed.env_file, as_json=parsed.json)
+
+
+def _doctor_flags(parser: argparse.ArgumentParser) -> None:
+    _json_flag(parser)
+    parser.add_argument("--env-file", type=Path, help="the appliance's settings, serve/.env")
 
 
 def _ask(parsed: argparse.Namespace) -> int:
@@ -321,11 +370,31 @@ COMMANDS: dict[str, Command] = {
         ),
         Command("run", "all stages, then a question answered by vLLM", _run, _ALL, _force_flag),
         Command("serve", "start vLLM with every published adapter", _serve, ("model", "server", "paths"), _print_flag),
+        Command(
+            "plan",
+            "what fits on a GPU [gpu.memory_gib=24]: slots, KV cache, several models",
+            _plan,
+            ("model", "server", "lora.r"),
+            _plan_flags,
+        ),
+        Command(
+            "download",
+            "fetch models from the hub: ID[@COMMIT] … to=FOLDER [link=true]",
+            _download,
+            flags=_json_flag,
+        ),
+        Command(
+            "doctor",
+            "check machine, folders, ports, keys and adapters before serving",
+            _doctor,
+            ("model", "server", "paths.adapters"),
+            _doctor_flags,
+        ),
         Command("ask", "ask the published adapter a question through vLLM", _ask, ("task", "server"), _question_flag),
         Command("adapters", "list published adapters, versions and scores", _adapters, ("paths",), _json_flag),
         Command("rollback", "make an adapter's previous [or a given] version live", _rollback, _SERVERS),
         Command("alias", "let name@alias mean a version: sql@best v0002", _alias, _SERVERS, _alias_flags),
         Command("sync", "bring running servers in step with the adapters folder", _sync, _SERVERS, _sync_flags),
-        Command("config", "print the resolved configuration", _print_config, _ALL, _json_flag),
+        Command("config", "print the resolved configuration", _print_config, _ALL, _config_flags),
     )
 }

@@ -302,11 +302,12 @@ def keys(section: type[BaseModel], wanted: tuple[str, ...] = (), prefix: str = "
         if isinstance(field.default, BaseModel):
             found += keys(type(field.default), wanted, f"{key}.")
         else:
-            found.append((key, _as_typed(field.default), field.description or ""))
+            found.append((key, as_typed(field.default), field.description or ""))
     return found
 
 
-def _as_typed(value: object) -> str:
+def as_typed(value: object) -> str:
+    """A default as one would type it on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fgpipe import config_reference, resources
 from fgpipe.compose import compose, groups
 from fgpipe.config import LINEAR_MODULES, Config, ModelShape, is_name, keys
 from fgpipe.errors import ConfigError
@@ -21,6 +22,16 @@ def test_every_shipped_option_composes() -> None:
     for group, options in groups().items():
         for option in options:
             compose([f"{'+' if group == 'experiment' else ''}{group}={option}".lstrip("+")])
+
+
+def test_the_reference_is_the_schemas_own() -> None:
+    """docs/config.md would name settings that are gone, or other defaults than those that hold."""
+    text = config_reference.markdown()
+    written = resources.PACKAGE.parent.parent / "docs" / "config.md"
+    assert written.read_text(encoding="utf-8") == text, "make docs"
+    for key, default, _ in keys(Config):
+        assert f"| `{key}` | " in text
+        assert f"`{default}`" in text or not default
 
 
 def test_later_groups_win_and_own_words_win_over_all() -> None:

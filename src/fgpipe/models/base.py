@@ -231,7 +231,7 @@ def _checked(folder: Path) -> Path:
 
 def _cached_folder(model: ModelConfig) -> Path | None:
     """The finished snapshot in the hub's cache, or None; no network."""
-    _quiet_hub()
+    quiet_hub()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -249,7 +249,7 @@ def _cached_commit(model: ModelConfig) -> str | None:
 
 def _hub_commit(model: ModelConfig) -> str:
     """The commit that `model.revision` (or the default branch) names, by one request without retries."""
-    _quiet_hub()
+    quiet_hub()
     from httpx import HTTPError
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
@@ -259,13 +259,13 @@ def _hub_commit(model: ModelConfig) -> str:
         url = hf_hub_url(model.id, "config.json", revision=model.revision)
         found = get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S).commit_hash
     except (OSError, HTTPError, ValueError) as error:
-        raise _no_access(model, _reason(error)) from error
+        raise _no_access(model, refusal_reason(error)) from error
     if found is None:
         raise _no_access(model, "the hub named no commit")
     return str(found)
 
 
-def _reason(error: Exception) -> str:
+def refusal_reason(error: Exception) -> str:
     """Why the hub gave nothing, in a few words."""
     from httpx import TransportError
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -297,6 +297,6 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _quiet_hub() -> None:
+def quiet_hub() -> None:
     """Ask the hub's client, before its first import, to report nothing about its use."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,0 +1,80 @@
+"""Preflight: what would keep the server or the appliance from starting, and which line of `.env` to change."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fgpipe.config import Config
+from fgpipe.doctor import access, checks, disks, machine
+from fgpipe.doctor.checks import Check
+from fgpipe.serving import gpus
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Check", "doctor", "examine"]
+
+
+def doctor(config: Config, *, env_file: Path | None, as_json: bool) -> int:
+    """Print every check; 2 if one failed."""
+    found = examine(config, checks.settings(env_file), containers=env_file is not None)
+    if as_json:
+        print(json.dumps([asdict(check) for check in found], ensure_ascii=False, indent=2))
+    else:
+        from rich.console import Console
+
+        Console().print(_table(found))
+    return 2 if any(check.state == "fail" for check in found) else 0
+
+
+def examine(config: Config, values: dict[str, str], *, containers: bool) -> list[Check]:
+    """Every check, for the settings of `config` and the variables `values`, which go before them.
+
+    Args:
+        containers: the stack in serve/ is to run, so that Docker is needed.
+    """
+    server, found_gpus = config.server, gpus.found_gpus()
+    if share := _share(values.get("FGPIPE_GPU_MEMORY_UTILIZATION", "")):
+        server = server.model_copy(update={"gpu_memory_utilization": share})
+    folder = Path(values.get("FGPIPE_ADAPTERS_DIR") or config.paths.adapters).expanduser()
+    wanted = values.get("FGPIPE_MODEL", "")
+    served = values.get("FGPIPE_MODEL_ID") or (wanted if wanted and not wanted.startswith("/") else config.model.id)
+    return [
+        *machine.gpu(server, found_gpus),
+        *machine.vllm(server, has_gpu=bool(found_gpus)),
+        *disks.folders(values, adapters=folder),
+        *access.ports(values, host=server.host, port=server.port),
+        *access.key_checks(values, host=server.host),
+        *access.licence(config.model, values),
+        *access.adapters(folder, served=served),
+        *machine.docker(needed=containers),
+        *machine.tunnel(values),
+    ]
+
+
+def _share(text: str) -> float | None:
+    """A share of the GPU as somebody wrote it; None if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 < value <= 1 else None
+
+
+def _table(found: list[Check]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    counts = {state: sum(check.state == state for check in found) for state in ("ok", "warn", "fail")}
+    table = Table(caption=", ".join(f"{count} {state}" for state, count in counts.items()))
+    for column in ("", "check", "found", "line of .env to change"):
+        table.add_column(column, overflow="fold")
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    for check in found:
+        table.add_row(
+            Text(check.state, style=styles[check.state]), Text(check.name), Text(check.found), Text(check.change)
+        )
+    return table

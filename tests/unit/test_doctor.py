@@ -1,0 +1,229 @@
+"""`python -m fgpipe doctor`: what it finds, what it says to change, and what it must never show."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fgpipe.cli import main
+from fgpipe.compose import compose
+from fgpipe.config import Config, ServerConfig
+from fgpipe.doctor import Check, access, disks, examine, machine
+from fgpipe.doctor.checks import read_env
+from fgpipe.errors import ConfigError
+from fgpipe.serving.gpus import FoundGpu
+from tiny_server import free_port
+
+SECRETS = {
+    "VLLM_API_KEY": "client-secret-0123456789",
+    "FGPIPE_ADMIN_KEY": "admin-secret-0123456789",
+    "FGPIPE_GATEWAY_KEYS": "gate-secret-0123456789,other-secret-0123456789",
+    "HF_TOKEN": "hf_secret_0123456789",
+    "TS_AUTHKEY": "tskey-auth-secret",
+}
+
+
+@pytest.fixture
+def tiny() -> Config:
+    return compose(["model=tiny"])
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> dict[str, str]:
+    """Settings of an appliance on which all is well, but for what this machine lacks."""
+    folders = {folder.variable: str(tmp_path / folder.variable) for folder in disks.FOLDERS}
+    for folder in folders.values():
+        Path(folder).mkdir()
+    return {
+        **SECRETS,
+        **folders,
+        "FGPIPE_PORT": str(free_port()),
+        "FGPIPE_GATEWAY_PORT": str(free_port()),
+        "FGPIPE_HOST": "0.0.0.0",
+        "FGPIPE_GATEWAY_HOST": "0.0.0.0",
+    }
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk under the tests is not what is tested."""
+    monkeypatch.setattr(disks, "PROBE_BYTES", 2**20)
+    monkeypatch.setattr(disks, "SMALL_FILES", 2)
+    monkeypatch.setattr(disks, "SLOW_MIB_PER_S", 0)
+    monkeypatch.setattr(disks, "SLOW_SMALL_MS", 1e9)
+
+
+def only(checks: list[Check], state: str) -> list[Check]:
+    return [check for check in checks if check.state == state]
+
+
+def settings_checks(config: Config, values: Mapping[str, str]) -> list[Check]:
+    """The checks of what `.env` says, not of what this machine is."""
+    found = examine(config, dict(values), containers=False)
+    return [check for check in found if check.name not in ("GPU", "Docker", "compose", "tunnel device")]
+
+
+def test_a_sound_setting_has_nothing_to_change(tiny: Config, values: dict[str, str]) -> None:
+    """A user would be sent to change lines that are right."""
+    for check in settings_checks(tiny, values):
+        assert (check.state, check.change) == ("ok", ""), check
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "variable"),
+    [
+        ({"VLLM_API_KEY": ""}, "keys", "VLLM_API_KEY"),
+        ({"FGPIPE_ADMIN_KEY": ""}, "keys", "FGPIPE_ADMIN_KEY"),
+        ({"FGPIPE_ADMIN_KEY": SECRETS["VLLM_API_KEY"]}, "keys", "FGPIPE_ADMIN_KEY"),
+        ({"FGPIPE_GATEWAY_KEYS": ""}, "keys", "FGPIPE_GATEWAY_KEYS"),
+        ({"FGPIPE_GATEWAY_KEYS": "a" * 20 + "," + SECRETS["FGPIPE_ADMIN_KEY"]}, "keys", "FGPIPE_GATEWAY_KEYS[1]"),
+        ({"FGPIPE_ADAPTERS_DIR": "/nowhere/at/all"}, "folder for adapters", "FGPIPE_ADAPTERS_DIR"),
+        ({"HF_CACHE_DIR": "D:\\models\\cache"}, "folder for hub cache", "HF_CACHE_DIR=/mnt/d/models/cache"),
+        ({"FGPIPE_PORT": "70000"}, "server port", "FGPIPE_PORT"),
+        ({"FGPIPE_GATEWAY_PORT": "many"}, "gateway port", "FGPIPE_GATEWAY_PORT"),
+        ({"FGPIPE_MODEL": "/models/none"}, "base model", "FGPIPE_MODEL"),
+    ],
+)
+def test_each_mistake_names_the_line_to_change(
+    tiny: Config, values: dict[str, str], change: dict[str, str], name: str, variable: str
+) -> None:
+    """The stack would fail minutes later, in a container's log."""
+    failed = only(settings_checks(tiny, {**values, **change}), "fail")
+    assert [check.name for check in failed] == [name]
+    assert failed[0].change.startswith(variable)
+
+
+def test_no_report_holds_a_key(
+    tmp_path: Path, values: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report pasted into an issue would give the box away."""
+    for name in SECRETS:
+        monkeypatch.delenv(name, raising=False)
+    for change in ({}, {"FGPIPE_ADMIN_KEY": SECRETS["VLLM_API_KEY"]}, {"VLLM_API_KEY": "short"}):
+        (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in {**values, **change}.items()))
+        for flags in ([], ["--json"]):
+            main(["doctor", "model=tiny", "--env-file", str(tmp_path / ".env"), *flags])
+            shown = capsys.readouterr()
+            for secret in [*SECRETS.values(), "short"]:
+                for part in secret.split(","):
+                    assert part not in shown.out + shown.err
+
+
+def test_a_taken_port_fails_and_our_own_server_does_not(tiny: Config, values: dict[str, str]) -> None:
+    """The server would end at its start with "address already in use"."""
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        (failed,) = only(settings_checks(tiny, {**values, "FGPIPE_PORT": port}), "fail")
+        assert failed.change.startswith("FGPIPE_PORT")
+    both = {**values, "FGPIPE_GATEWAY_PORT": values["FGPIPE_PORT"]}
+    assert any("both want" in check.found for check in only(settings_checks(tiny, both), "fail"))
+
+
+def test_adapters_of_another_base_are_named(tmp_path: Path, tiny: Config, values: dict[str, str]) -> None:
+    """The server would answer with an adapter that was made for other weights."""
+    version = Path(values["FGPIPE_ADAPTERS_DIR"]) / "sql" / "v0001"
+    version.mkdir(parents=True)
+    facts: dict[str, Any] = {"created": "", "base": {"id": "x"}, "files": {}}
+    (version / "manifest.json").write_text(json.dumps(facts))
+    (version / "adapter_model.safetensors").write_bytes(b"")
+    (version.parent / "channel.json").write_text(json.dumps({"current": "v0001"}))
+    for trained, states in (("fgpipe/tiny", []), ("other/base", ["sql@v0001 was trained on 'other/base'"])):
+        (version / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": trained}))
+        failed = only(settings_checks(tiny, values), "fail")
+        assert [check.found.partition(",")[0] for check in failed] == states
+    (version.parent / "channel.json").write_text("{")
+    assert any("channel.json" in check.found for check in only(settings_checks(tiny, values), "fail"))
+
+
+def test_a_gated_base_needs_a_token_a_folder_or_the_cache(values: dict[str, str]) -> None:
+    """The first start would end after minutes, with the hub's refusal in a log."""
+    hub, nothing = compose([]), {**values, "HF_TOKEN": ""}
+    (failed,) = only(access.licence(hub.model, nothing), "fail")
+    assert failed.change.startswith("HF_TOKEN")
+    assert "https://huggingface.co/google/functiongemma-270m-it" in failed.change
+    assert not only(access.licence(hub.model, values), "fail")
+    snapshot = Path(values["HF_CACHE_DIR"]) / "hub" / "models--google--functiongemma-270m-it" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (snapshot / name).write_bytes(b"{}")
+    assert not only(access.licence(hub.model, nothing), "fail")
+    shutil.copytree(snapshot, Path(values["FGPIPE_MODELS_DIR"]) / "base")
+    local = {**nothing, "HF_CACHE_DIR": "", "FGPIPE_MODEL": "/models/base"}
+    assert not only(access.licence(hub.model, local), "fail")
+
+
+@pytest.mark.parametrize(
+    ("used_gib", "driver", "states"),
+    [(1, "580.1", ["ok", "ok", "ok"]), (20, "580.1", ["ok", "ok", "warn"]), (1, "550.54", ["ok", "warn", "ok"])],
+)
+def test_the_share_of_the_gpu_is_held_against_what_is_free(used_gib: int, driver: str, states: list[str]) -> None:
+    """The server would refuse to start: its share is of the whole GPU, and must be free."""
+    found = FoundGpu("a GPU", 24 * 2**30, used_gib * 2**30, driver)
+    checks = machine.gpu(ServerConfig(gpu_memory_utilization=0.5), [found])
+    assert [check.state for check in checks] == states
+
+
+def test_without_a_gpu_it_says_so() -> None:
+    """A user would wait for a GPU server on a machine that cannot run one."""
+    (check,) = machine.gpu(ServerConfig(), [])
+    assert (check.state, "CPU build" in check.found) == ("warn", True)
+
+
+def test_nothing_of_the_measurement_stays(tmp_path: Path) -> None:
+    """Every look at the disk would leave 64 MiB behind."""
+    speed = disks.measure(tmp_path)
+    assert speed.mib_per_s > 0
+    assert speed.small_file_ms > 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+def test_a_folder_of_another_user_is_told(values: dict[str, str], tiny: Config) -> None:
+    """The container would stop at its first write."""
+    os.chmod(values["VLLM_CACHE_DIR"], 0o500)
+    (failed,) = only(settings_checks(tiny, values), "fail")
+    assert failed.change.startswith("VLLM_CACHE_DIR")
+
+
+def test_a_full_or_slow_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download or publish would end half-way, or take minutes on a drive seen through WSL2."""
+    settings = {"HF_CACHE_DIR": str(tmp_path)}
+    usage = shutil._ntuple_diskusage(2**40, 2**40, 2**20)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage)
+        (check,) = disks.folders(settings, adapters=tmp_path / "none")
+        assert (check.state, check.change.startswith("HF_CACHE_DIR")) == ("fail", True)
+    monkeypatch.setattr(disks, "measure", lambda _: disks.Speed(3.0, 80.0))
+    monkeypatch.setattr(disks, "SLOW_MIB_PER_S", 50)
+    (check,) = disks.folders(settings, adapters=tmp_path / "none")
+    assert (check.state, "slow" in check.found) == ("warn", True)
+
+
+def test_env_files_are_read_as_compose_reads_them(tmp_path: Path) -> None:
+    """A quoted path or a comment behind a value would be taken for the value."""
+    file = tmp_path / ".env"
+    file.write_text("# c\n\nA=1\nexport B='two words'\nC=\"x # y\"\nD=/p # why\nE=\nF=a=b\n")
+    assert read_env(file) == {"A": "1", "B": "two words", "C": "x # y", "D": "/p", "E": "", "F": "a=b"}
+    file.write_text("A=1\nsecret without a name\n")
+    with pytest.raises(ConfigError, match=r"\.env:2: got a line that is no NAME=value") as caught:
+        read_env(file)
+    assert "secret" not in str(caught.value)
+
+
+def test_exit_status_follows_the_worst_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A script that starts the stack after the doctor would start a broken one."""
+    words = ["doctor", "model=tiny", f"server.port={free_port()}", f"paths.adapters={tmp_path}", "--json"]
+    assert main(words) in (0, 2)
+    report = json.loads(capsys.readouterr().out)
+    assert main(words) == (2 if any(check["state"] == "fail" for check in report) else 0)
+    assert main(["doctor", "--env-file", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: No such file" in capsys.readouterr().err
