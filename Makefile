@@ -8,7 +8,7 @@ ADAPTER ?= sql
 PINS    := -c requirements/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types layers unit server publish serve adapters data truth-table clean
+.PHONY: help setup demo test check lint types layers unit server publish serve adapters data truth-table environment clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -62,6 +62,9 @@ data: setup  ## rebuild the shipped tasks, byte for byte
 
 truth-table: setup  ## write docs/truth-table.md anew, from a real vLLM
 	PYTHONPATH=tests $(BIN)/python tests/server/test_truth_table.py
+
+environment: setup  ## write serve/.env.example anew, from the schema
+	$(BIN)/python -m fgpipe config --env > serve/.env.example
 
 clean:  ## remove run artefacts and caches; published adapters stay
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from fgpipe.errors import FgpipeError
+from fgpipe.errors import ConfigError, FgpipeError
 
 if TYPE_CHECKING:
     from fgpipe.config import Config
@@ -102,8 +102,16 @@ def _help(command: Command, parser: argparse.ArgumentParser) -> int:
 
 def _config(parsed: argparse.Namespace) -> Config:
     from fgpipe.compose import compose
+    from fgpipe.environment import overrides
 
-    return compose(parsed.overrides)
+    given = overrides(os.environ)
+    try:
+        return compose([*given.values(), *parsed.overrides])
+    except ConfigError as error:
+        wrong = [name for name, word in given.items() if word.partition("=")[0] in error.message]
+        if not wrong:
+            raise
+        raise ConfigError(error.message, hint=f"from the environment: {', '.join(wrong)}") from error
 
 
 def _sweep(words: list[str]) -> int:
@@ -178,6 +186,12 @@ def _take_options(parsed: argparse.Namespace, keys: tuple[str, ...]) -> dict[str
 
 
 def _print_config(parsed: argparse.Namespace) -> int:
+    if parsed.env:
+        from fgpipe.compose import compose
+        from fgpipe.environment_file import example
+
+        print(example(compose(parsed.overrides)), end="")
+        return 0
     tree = _config(parsed).model_dump(mode="json")
     if parsed.json:
         import json
@@ -255,6 +269,11 @@ def _json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _config_flags(parser: argparse.ArgumentParser) -> None:
+    _json_flag(parser)
+    parser.add_argument("--env", action="store_true", help="print serve/.env.example: every setting as a variable")
+
+
 def _force_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="run every stage even if nothing changed")
 
@@ -310,6 +329,6 @@ COMMANDS: dict[str, Command] = {
             ("publish", "paths", "server.host", "server.port"),
             _sync_flags,
         ),
-        Command("config", "print the resolved configuration", _print_config, _ALL, _json_flag),
+        Command("config", "print the resolved configuration", _print_config, _ALL, _config_flags),
     )
 }
