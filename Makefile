@@ -33,8 +33,8 @@ test: check  ## what CI runs
 check: lint types layers unit server  ## format, lint, types, layers, all tests
 
 lint: setup
-	$(BIN)/ruff format --check src tests recipes benchmarks
-	$(BIN)/ruff check src tests recipes benchmarks
+	$(BIN)/ruff format --check src tests recipes benchmarks serve
+	$(BIN)/ruff check src tests recipes benchmarks serve
 
 types: setup
 	$(BIN)/mypy

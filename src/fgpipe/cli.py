@@ -242,11 +242,14 @@ def _rollback(parsed: argparse.Namespace) -> int:
 def _sync(parsed: argparse.Namespace) -> int:
     from fgpipe import pipeline
 
-    return pipeline.sync(_config(parsed), watch=parsed.watch, as_json=parsed.json)
+    return pipeline.sync(_config(parsed), watch=parsed.watch, as_json=parsed.json, metrics=parsed.metrics)
 
 
 def _sync_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="go on until interrupted, and say what changed")
+    parser.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="also write how it went, in Prometheus' text format"
+    )
     _json_flag(parser)
 
 

@@ -81,8 +81,8 @@ def example(config: Config) -> str:
         config: where the defaults of the settings are from.
     """
     lines = [
-        "# Copy to .env beside compose.yaml and change what differs. Written by `make environment`: every variable, with",
-        "# its default. An empty value means the default. Paths: docs/SETUP_GUIDE.md says how Windows paths are written.",
+        "# Copy to .env beside compose.yaml and change what differs. `make environment` writes it: every variable",
+        "# with its default. An empty value means the default. docs/SETUP_GUIDE.md says how Windows paths are written.",
     ]
     for title, entries in groups(config):
         lines += ["", f"# --- {title}"]
