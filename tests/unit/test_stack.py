@@ -19,8 +19,10 @@ from fgpipe.environment_file import SET_BY_COMPOSE
 
 ROOT = Path(__file__).parents[2]
 SERVE = ROOT / "serve"
-MAIN, MONITORING, MODELS = (SERVE / f"compose{part}.yaml" for part in ("", ".monitoring", ".multimodel"))
-STACKS = {"main": [MAIN], "monitoring": [MAIN, MONITORING], "models": [MODELS]}
+MAIN, MONITORING, MODELS, SOCKET = (
+    SERVE / f"compose{part}.yaml" for part in ("", ".monitoring", ".multimodel", ".socket")
+)
+STACKS = {"main": [MAIN], "monitoring": [MAIN, MONITORING], "models": [MODELS], "socket": [MAIN, SOCKET]}
 SPECIFICATION = Path("/usr/lib/python3/dist-packages/compose/config/compose_spec.json")
 SCRIPTS = sorted(path for path in ROOT.rglob("*.sh") if ".venv" not in path.parts)
 
@@ -89,7 +91,7 @@ def test_models_start_one_after_another() -> None:
 
 
 @pytest.mark.skipif(not SPECIFICATION.exists(), reason="no compose specification: Debian's docker-compose brings it")
-@pytest.mark.parametrize("file", [MAIN, MONITORING, MODELS], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [MAIN, MONITORING, MODELS, SOCKET], ids=lambda file: file.name)
 def test_the_files_are_valid_by_the_compose_specification(file: Path) -> None:
     """Another implementation of Compose would refuse what docker-compose lets through."""
     import jsonschema
