@@ -8,7 +8,7 @@ ADAPTER ?= sql
 PINS    := -c requirements/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types layers unit server publish serve adapters data truth-table environment clean
+.PHONY: help setup demo test check lint types layers unit server publish serve adapters data truth-table environment tools clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -62,6 +62,11 @@ data: setup  ## rebuild the shipped tasks, byte for byte
 
 truth-table: setup  ## write docs/truth-table.md anew, from a real vLLM
 	PYTHONPATH=tests $(BIN)/python tests/server/test_truth_table.py
+
+tools:  ## .tools with the commands that need no torch (doctor, plan, download, sync), for the machine that serves
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet $(PINS) --requirement serve/gateway/requirements.txt
+	.tools/bin/python -m pip install --quiet --no-deps .
 
 environment: setup  ## write serve/.env.example anew, from the schema
 	$(BIN)/python -m fgpipe config --env > serve/.env.example
