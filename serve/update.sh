@@ -9,7 +9,7 @@ set -euo pipefail
 here=$(cd -P "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 cd "$here"
 state=$(git rev-parse --absolute-git-dir)/fgpipe-update
-fixed='^(tailscale|docker-proxy|node-exporter|cadvisor|dcgm-exporter)$'
+fixed='^(tailscale|docker-proxy|docker-reader|node-exporter|cadvisor|dcgm-exporter)$'
 mark=${FGPIPE_SIDECAR_MARK:-/etc/fgpipe-sidecar} # is there in the sidecar only
 everything=false
 force=false

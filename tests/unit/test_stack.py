@@ -54,9 +54,9 @@ def test_compose_takes_every_stack_with_the_example_settings(stack: str) -> None
     for name, service in services.items():
         assert service["restart"] == "unless-stopped", name
         assert service["logging"]["options"] == {"max-size": "20m", "max-file": "5"}, name
-        assert name in ("docker-proxy", "dcgm-exporter") or service["healthcheck"]["test"], name
+        assert name in ("docker-proxy", "docker-reader", "dcgm-exporter") or service["healthcheck"]["test"], name
         assert "ports" not in service, f"{name}: a published port is open to the box's own network"
-        if name not in ("tailscale", "docker-proxy"):
+        if not name.startswith(("tailscale", "docker-")):
             assert service["network_mode"] == "service:tailscale", name
         if name != "tailscale":
             assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"]), name
@@ -70,12 +70,14 @@ def test_only_the_sidecar_reaches_docker_and_only_readers_read() -> None:
         name: {mount["target"]: mount for mount in service.get("volumes", []) if isinstance(mount, dict)}
         for name, service in services.items()
     }
-    assert [name for name in mounts if "/var/run/docker.sock" in mounts[name]] == ["docker-proxy"]
+    assert [name for name in mounts if "/var/run/docker.sock" in mounts[name]] == ["docker-proxy", "docker-reader"]
     assert [name for name, service in services.items() if "docker-proxy:" in str(service.get("volumes"))] == [
         "docker-proxy",
         "tailscale",
     ]
-    assert services["docker-proxy"]["network_mode"] == "none"
+    for name in ("docker-proxy", "docker-reader"):
+        assert services[name]["network_mode"] == "none"
+    assert not re.search("-allow(POST|PUT|DELETE)", str(services["docker-reader"]["command"]))
     for name in ("server", "gateway"):
         assert mounts[name]["/adapters"]["read_only"] is True, name
     assert mounts["server"]["/models"]["read_only"] is True
@@ -118,6 +120,7 @@ def test_every_variable_of_the_compose_files_is_in_the_example_and_the_reverse()
 def test_every_setting_reaches_its_container() -> None:
     """A line of .env would be silently without effect."""
     tree = yaml.safe_load(MAIN.read_text())["services"]
+    models = yaml.safe_load(MODELS.read_text())["services"]
     for variable in variables(compose([])):
         section = variable.key.partition(".")[0]
         services = {"server": ["server"], "model": ["server"], "gateway": ["gateway"]}.get(section, [])
@@ -125,6 +128,8 @@ def test_every_setting_reaches_its_container() -> None:
             continue
         for service in services:
             assert variable.name in tree[service]["environment"], f"{service}: {variable.name} is missing"
+        if section == "gateway":
+            assert variable.name in models["gateway"]["environment"], f"compose.multimodel.yaml: {variable.name}"
     for name in ("server", "gateway", "sync"):
         assert set(SET_BY_COMPOSE) & set(tree[name]["environment"]) == {"FGPIPE_ADAPTERS"}
 
