@@ -91,7 +91,7 @@ def _written(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return ",".join(_written(entry) for entry in value)
-    return str(int(value)) if isinstance(value, float) and value.is_integer() and value >= 10 else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _word(variable: Variable, value: str) -> str:

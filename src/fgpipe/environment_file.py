@@ -94,7 +94,7 @@ def example(config: Config) -> str:
 def groups(config: Config) -> Iterator[tuple[str, list[Entry]]]:
     """Title and variables of each part of the file."""
     settings = [
-        (variable.name, _default(variable.name, variable.default), variable.description, variable.key)
+        (variable.name, _default(variable.name, variable.default), variable.description or variable.key, variable.key)
         for variable in variables(config)
         if variable.name not in SET_BY_COMPOSE
     ]

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,16 @@ def test_dockerfiles_run_as_a_user_and_copy_what_is_there() -> None:
         assert not re.search(r"(?m)^ADD |pip install (?!--no-cache-dir)|apt-get", text), dockerfile
         if dockerfile.parent.name in ("serve", "gateway"):
             assert "\nUSER 1000:1000\n" in text
+
+
+def test_the_gateways_image_has_what_its_package_asks_for() -> None:
+    """The gateway would start on a laptop, and end with a missing module in its container."""
+    listed = (SERVE / "gateway" / "requirements.txt").read_text().splitlines()
+    pinned = re.findall(r"(?m)^([\w-]+)==", (ROOT / "requirements" / "constraints.txt").read_text().lower())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {re.split(r"[^\w-]", line)[0] for line in extras.get("gateway", [])}
+    assert wanted - set(listed) == set()
+    assert {line.lower() for line in listed if not line.startswith("#")} - set(pinned) == set()
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck: .ci/run installs it")
