@@ -8,7 +8,8 @@ ADAPTER ?= sql
 PINS    := -c requirements/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types layers unit server publish serve adapters data truth-table docs clean
+.PHONY: help setup demo test check lint types layers unit server publish serve adapters data truth-table docs environment \
+        tools clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -33,8 +34,8 @@ test: check  ## what CI runs
 check: lint types layers unit server  ## format, lint, types, layers, all tests
 
 lint: setup
-	$(BIN)/ruff format --check src tests recipes benchmarks
-	$(BIN)/ruff check src tests recipes benchmarks
+	$(BIN)/ruff format --check src tests recipes benchmarks serve
+	$(BIN)/ruff check src tests recipes benchmarks serve
 
 types: setup
 	$(BIN)/mypy
@@ -65,6 +66,14 @@ truth-table: setup  ## write docs/truth-table.md anew, from a real vLLM
 
 docs: setup  ## write docs/config.md anew, from the schema
 	$(BIN)/python -m fgpipe config --markdown > docs/config.md
+
+tools:  ## .tools with the commands that need no torch (doctor, plan, download, sync), for the machine that serves
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet $(PINS) --requirement serve/gateway/requirements.txt
+	.tools/bin/python -m pip install --quiet --no-deps .
+
+environment: setup  ## write serve/.env.example anew, from the schema
+	$(BIN)/python -m fgpipe config --env > serve/.env.example
 
 clean:  ## remove run artefacts and caches; published adapters stay
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

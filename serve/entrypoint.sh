@@ -71,11 +71,14 @@ else
   command=("$python" -m vllm.entrypoints.openai.api_server --model "$model")
   dtype=float32
 fi
-if [[ -n ${FGPIPE_MODEL_REVISION:-} ]]; then
+if [[ -n ${FGPIPE_MODEL_REVISION:-} && ! -d $model ]]; then
   command+=(--revision "$FGPIPE_MODEL_REVISION")
 fi
+if [[ ${FGPIPE_DTYPE:-auto} != auto ]]; then
+  dtype=$FGPIPE_DTYPE
+fi
 command+=(--served-model-name "${FGPIPE_MODEL_ID:-$model}" --host "$host" --port "${FGPIPE_PORT:-8000}")
-command+=(--dtype "${FGPIPE_DTYPE:-$dtype}" --max-model-len "${FGPIPE_MAX_MODEL_LEN_TOKENS:-4096}")
+command+=(--dtype "$dtype" --max-model-len "${FGPIPE_MAX_MODEL_LEN_TOKENS:-4096}")
 command+=(--max-num-seqs "${FGPIPE_MAX_NUM_SEQS:-256}")
 if [[ -n ${FGPIPE_MAX_NUM_BATCHED_TOKENS:-} ]]; then
   command+=(--max-num-batched-tokens "$FGPIPE_MAX_NUM_BATCHED_TOKENS")

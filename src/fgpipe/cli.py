@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from fgpipe.errors import FgpipeError
+from fgpipe.errors import ConfigError, FgpipeError
 
 if TYPE_CHECKING:
     from fgpipe.config import Config
@@ -102,8 +102,16 @@ def _help(command: Command, parser: argparse.ArgumentParser) -> int:
 
 def _config(parsed: argparse.Namespace) -> Config:
     from fgpipe.compose import compose
+    from fgpipe.environment import overrides
 
-    return compose(parsed.overrides)
+    given = overrides(os.environ)
+    try:
+        return compose([*given.values(), *parsed.overrides])
+    except ConfigError as error:
+        wrong = [name for name, word in given.items() if word.partition("=")[0] in error.message]
+        if not wrong:
+            raise
+        raise ConfigError(error.message, hint=f"from the environment: {', '.join(wrong)}") from error
 
 
 def _sweep(words: list[str]) -> int:
@@ -183,6 +191,12 @@ def _print_config(parsed: argparse.Namespace) -> int:
 
         print(config_reference.markdown(), end="")
         return 0
+    if parsed.env:
+        from fgpipe.compose import compose
+        from fgpipe.environment_file import example
+
+        print(example(compose(parsed.overrides)), end="")
+        return 0
     tree = _config(parsed).model_dump(mode="json")
     if parsed.json:
         import json
@@ -198,6 +212,7 @@ def _print_config(parsed: argparse.Namespace) -> int:
 def _config_flags(parser: argparse.ArgumentParser) -> None:
     _json_flag(parser)
     parser.add_argument("--markdown", action="store_true", help="print docs/config.md: every setting and its meaning")
+    parser.add_argument("--env", action="store_true", help="print serve/.env.example: every setting as a variable")
 
 
 def _serve(parsed: argparse.Namespace) -> int:
@@ -297,11 +312,14 @@ def _sync(parsed: argparse.Namespace) -> int:
 
     if parsed.watch and parsed.json:
         raise FgpipeError("sync: got --watch and --json, expected one of them", hint="--json reports once")
-    return pipeline.sync(_config(parsed), watch=parsed.watch, as_json=parsed.json)
+    return pipeline.sync(_config(parsed), watch=parsed.watch, as_json=parsed.json, metrics=parsed.metrics)
 
 
 def _sync_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="go on until interrupted, and say what changed")
+    parser.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="also write how it went, in Prometheus' text format"
+    )
     _json_flag(parser)
 
 

@@ -173,7 +173,7 @@ class ServerConfig(Section):
 
     vllm_version: str = Field(default="0.32.0", description="version the rules were checked against")
     host: str = Field(default="127.0.0.1", description="address to listen on; loopback unless you say otherwise")
-    port: int = Field(default=8000, ge=1, le=65535)
+    port: int = Field(default=8000, ge=1, le=65535, description="port to listen on")
     max_lora_rank: int = Field(default=32, description="largest rank served; larger than needed costs every adapter")
     max_loras: int = Field(default=8, ge=1, description="adapters in one batch; each has a slot on the device")
     max_cpu_loras: int = Field(default=32, ge=1, description="adapters kept in memory; at least max_loras")

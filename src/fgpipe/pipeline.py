@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fgpipe import artifacts
+from fgpipe import artifacts, store
 from fgpipe.artifacts import Adapter, Artifact, Dataset, FormattedDataset, Scores, Verdict
 from fgpipe.config import Config
 from fgpipe.progress import say
@@ -254,20 +254,27 @@ def rollback(request: str, config: Config) -> None:
     print(f"{now.name}: {now.version} is live")
 
 
-def sync(config: Config, *, watch: bool, as_json: bool) -> int:
+def sync(config: Config, *, watch: bool, as_json: bool, metrics: Path | None = None) -> int:
     """Bring running servers in step with the adapters folder; 2 if one could not be.
 
     Args:
         watch: do so again and again until interrupted, and say what changed.
+        metrics: file to write how it went to, for Prometheus.
     """
     from rich.console import Console
 
     from fgpipe import releasing
     from fgpipe.serving import sync as servers
 
+    def look() -> list[servers.Report]:
+        found = releasing.sync(config)
+        if metrics is not None:
+            store.write_text(metrics, servers.metrics(found, now_s=time.time()))
+        return found
+
     if watch:
-        servers.watch(lambda: releasing.sync(config))
-    reports = releasing.sync(config)
+        servers.watch(look)
+    reports = look()
     if as_json:
         print(json.dumps(servers.reports_json(reports), ensure_ascii=False, indent=2))
     else:

@@ -183,6 +183,35 @@ def lines(reports: Iterable[Report]) -> Iterator[str]:
         yield from (f"  {problem}" for problem in report.problems)
 
 
+def metrics(reports: Iterable[Report], *, now_s: float) -> str:
+    """`reports` in Prometheus' text format, for node-exporter's textfile collector."""
+    found = list(reports)
+    figures = (
+        ("fgpipe_sync_running", "Whether the server runs.", lambda report: report.state != "not running"),
+        ("fgpipe_sync_failed", "Whether the server could not be made to answer by what is published.", _failed),
+        ("fgpipe_sync_repairs", "Names that the last look found answered by another version.", _repairs),
+    )
+    lines_ = []
+    for name, meaning, value in figures:
+        lines_ += [f"# HELP {name} {meaning}", f"# TYPE {name} gauge"]
+        lines_ += [f'{name}{{server="{report.url}"}} {int(value(report))}' for report in found]
+    name = "fgpipe_sync_last_run_timestamp_seconds"
+    lines_ += [
+        f"# HELP {name} When servers and folder were last compared.",
+        f"# TYPE {name} gauge",
+        f"{name} {now_s:.0f}",
+    ]
+    return "\n".join(lines_) + "\n"
+
+
+def _failed(report: Report) -> int:
+    return report.state == "failed"
+
+
+def _repairs(report: Report) -> int:
+    return len(report.repairs)
+
+
 def reports_json(reports: Iterable[Report]) -> list[dict[str, Any]]:
     """`reports` as plain data."""
     return [asdict(report) for report in reports]

@@ -21,6 +21,7 @@ from vllm.lora.request import LoRARequest
 
 from fgpipe import adapters_folder
 from fgpipe.errors import PublishError
+from fgpipe.vllm_plugin.metrics import load_counters
 
 # Under vLLM's own name: it gives only its own loggers a handler.
 logger = init_logger("vllm.fgpipe.catalogue")
@@ -132,10 +133,12 @@ class Catalogue:
         try:
             await self.models.engine_client.add_lora(request)
         except Exception as error:
+            load_counters().failures.labels(request.lora_name).inc()
             raise PublishError(
                 f"{request.lora_name}: got {error}, expected an adapter that vLLM can load",
                 hint=f"python -m fgpipe validate {request.lora_path}",
             ) from error
+        load_counters().loads.labels(request.lora_name).inc()
 
     def answers(self) -> dict[str, str]:
         """The version behind every name that clients asked for, such as `{"sql": "sql@v0002"}`."""

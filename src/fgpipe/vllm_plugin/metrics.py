@@ -38,3 +38,20 @@ def counters() -> ToolCallCounters:
 
 def _counter(name: str, documentation: str) -> Counter:
     return Counter(f"fgpipe:{name}", documentation, labelnames=["model_name"])
+
+
+@dataclass(frozen=True)
+class LoadCounters:
+    """How often a version was put into the engine; `model_name` is the version's own name, `sql@v0002`."""
+
+    loads: Counter
+    failures: Counter
+
+
+@cache
+def load_counters() -> LoadCounters:
+    """The counters of this process, registered when first asked for."""
+    return LoadCounters(
+        loads=_counter("adapter_loads", "Versions of adapters that the engine took."),
+        failures=_counter("adapter_load_failures", "Versions of adapters that the engine could not load."),
+    )

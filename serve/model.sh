@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# One full model in a vLLM of its own, for compose.multimodel.yaml: no adapters, the model's own chat template.
+# MODEL_PRINT=1 shows the command and starts nothing.
+set -euo pipefail
+
+: "${MODEL_PORT:?got none, expected the port to listen on}"
+if [[ -z ${MODEL_ID:-} ]]; then
+  printf 'fgpipe: MODEL_ID: got nothing, expected a hub id or a folder below /models; set MODEL_A_ID … in .env\n' >&2
+  exit 2
+fi
+
+command=("${FGPIPE_PYTHON:-python3}" -m vllm.entrypoints.cli.main serve "$MODEL_ID")
+if [[ -n ${MODEL_REVISION:-} ]]; then
+  command+=(--revision "$MODEL_REVISION")
+fi
+# Loopback only: the gateway listens on the network, and asks for keys.
+command+=(--host 127.0.0.1 --port "$MODEL_PORT")
+command+=(--gpu-memory-utilization "${MODEL_GPU_MEMORY_UTILIZATION:-0.3}")
+command+=(--max-model-len "${MODEL_MAX_MODEL_LEN_TOKENS:-8192}" --max-num-seqs "${MODEL_MAX_NUM_SEQS:-32}")
+command+=(--middleware fgpipe.vllm_plugin.access.Access "$@")
+
+# Our plugin's renderer and tool parser are FunctionGemma's: no other model may be asked through them.
+variables=(VLLM_PLUGINS= VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1)
+if [[ ${MODEL_PRINT:-0} == 1 ]]; then
+  printf '%q ' "${variables[@]}" "${command[@]}"
+  printf '\n'
+  exit 0
+fi
+exec env "${variables[@]}" "${command[@]}"

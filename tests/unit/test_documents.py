@@ -1,0 +1,124 @@
+"""What the guides name exists: files, commands, variables, keys, targets, links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fgpipe import cli
+from fgpipe.config import Config, ServerConfig, keys
+
+ROOT = Path(__file__).parents[2]
+GUIDE, CONCEPT, STACK = ROOT / "docs/SETUP_GUIDE.md", ROOT / "docs/CONCEPT.md", ROOT / "serve/README.md"
+DOCUMENTS = [GUIDE, CONCEPT, STACK]
+
+COMING = {"doctor", "download", "gateway", "plan"}
+"""Commands that the guides name before this fgpipe has them. Once it has one, its name must leave this list."""
+
+ELSEWHERE = {"HF_HOME", "VLLM_CACHE_ROOT", "FGPIPE_KEY", "FGPIPE_ADAPTERS", "FGPIPE_PRINT", "FGPIPE_PYTHON"}
+"""Variables that containers, scripts and clients set for themselves."""
+
+documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+def code(document: Path) -> str:
+    """Everything set as code."""
+    text = document.read_text()
+    return "\n".join([*re.findall(r"(?ms)^```\w*\n(.*?)^```", text), *re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)])
+
+
+def test_commands_that_have_come_are_no_longer_expected() -> None:
+    """The guides' commands would not be checked although they could be."""
+    assert COMING & set(cli.COMMANDS) == set()
+
+
+@documents
+def test_every_command_parses(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A new user would type a line of the guide and read 'unknown flag'."""
+    lines = re.findall(r"python -m fgpipe ([^\n#&|]+)", code(document).replace("\\\n", " "))
+    assert lines
+    parser, _ = cli._parsers()
+    known = {key for key, _, _ in keys(Config)} | {"task", "model", "server"}
+    for line in lines:
+        words = [word for word in shlex.split(line) if not re.fullmatch(r"\[.*\]|…|PATH|FOLDER", word)]
+        if words[0] in COMING:
+            continue
+        assert words[0] in cli.COMMANDS, line
+        parsed, rest = parser.parse_known_args(words)
+        assert not [word for word in rest if word.startswith("-")], line
+        own = {"shrink": {"r", "out"}}.get(words[0], set())
+        if words[0] in ("plan", "download"):
+            continue
+        for word in parsed.overrides:
+            if "=" in word:
+                assert word.partition("=")[0] in known | own, line
+
+
+@documents
+def test_every_variable_is_in_the_example(document: Path) -> None:
+    """The reader would look for a line of .env that is not there."""
+    known = set(re.findall(r"(?m)^([A-Z][A-Z0-9_]*)=", (ROOT / "serve/.env.example").read_text())) | ELSEWHERE
+    if "gateway" not in Config.model_fields:
+        known |= {"FGPIPE_GATEWAY_HOST"}
+    found = set(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b(?!_?…)", code(document)))
+    assert found - known == set()
+
+
+@documents
+def test_every_file_link_and_heading_is_there(document: Path) -> None:
+    """The reader would follow a link to nowhere."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        path, _, heading = target.partition("#")
+        if target.startswith("http"):
+            continue
+        file = (document.parent / path).resolve() if path else document
+        assert file.exists(), target
+        headings = [line.lstrip("#").strip() for line in file.read_text().splitlines() if line.startswith("#")]
+        slugs = {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings}
+        assert not heading or heading in slugs, target
+    names = {word for word in re.findall(r"[\w./-]+", code(document)) if re.search(r"\.(sh|py|yaml|md|json)$", word)}
+    names |= set(re.findall(r"\b(?:serve|src|docs|tests|conf)/[\w./-]+", code(document)))
+    for name in names - {"channel.json"}:
+        places = [ROOT / name, ROOT / "serve" / name, ROOT / "docs" / name]
+        assert any(place.exists() for place in places), name
+
+
+@documents
+def test_every_key_and_make_target_is_there(document: Path) -> None:
+    """A setting or a target would be recommended that nobody has."""
+    targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
+    assert set(re.findall(r"(?m)(?:^|&& )make ([a-z-]+)", code(document))) <= targets
+    known = {key for key, _, _ in keys(Config)}
+    sections = "|".join(Config.model_fields)
+    named = set(re.findall(rf"(?<![\w./-])(?:{sections})\.[a-z_]+(?:\.[a-z_]+)?(?![\w/]|\.py)", code(document)))
+    files = {name for name in named if re.search(r"\.(sh|json|yaml|md)$", name)}
+    assert named - known - files == set()
+
+
+def test_the_guide_names_services_and_scripts_as_they_are() -> None:
+    """`docker compose logs` would be told of a service that is called otherwise."""
+    services = set()
+    for file in ROOT.glob("serve/compose*.yaml"):
+        services |= set(yaml.safe_load(file.read_text())["services"])
+    for document in DOCUMENTS:
+        text = code(document)
+        named = re.findall(r"docker compose (?:logs|ps|restart) ([a-z-]+)", text)
+        named += re.findall(r"docker logs .*?fgpipe-([a-z-]+)-1", text)
+        assert set(named) <= services
+    image = (ROOT / "serve/Dockerfile").read_text()
+    for version in re.findall(r"vllm/vllm-openai:(\S+)", GUIDE.read_text()):
+        assert f"FROM vllm/vllm-openai:{version}\n" in image
+
+
+def test_the_concept_explains_every_setting_of_the_server_and_every_alert() -> None:
+    """A new setting or alert would come without a word on what it does."""
+    text = CONCEPT.read_text()
+    for name in set(ServerConfig.model_fields) - {"vllm_version"}:
+        assert f"| `server.{name}` | `FGPIPE_{name.upper()}` |" in text
+    rules = yaml.safe_load((ROOT / "serve/prometheus/rules/fgpipe.yml").read_text())["groups"][0]["rules"]
+    table = text.partition("| alert |")[2].partition("## ")[0]
+    assert set(re.findall(r"`([A-Z]\w+)`", table)) == {rule["alert"] for rule in rules}
