@@ -231,6 +231,13 @@ def _sync(parsed: argparse.Namespace) -> int:
     return pipeline.sync(_config(parsed), watch=parsed.watch, as_json=parsed.json)
 
 
+def _gateway(parsed: argparse.Namespace) -> int:
+    from fgpipe import fronting
+
+    fronting.run(_config(parsed))
+    return 0
+
+
 def _sync_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="go on until interrupted, and say what changed")
     _json_flag(parser)
@@ -268,7 +275,7 @@ def _question_flag(parser: argparse.ArgumentParser) -> None:
 
 
 _DATA = ("task", "model", "train.max_length_tokens", "paths", "seed")
-_ALL = ("task", "model", "lora", "train", "evaluate", "server", "publish", "paths", "seed")
+_ALL = ("task", "model", "lora", "train", "evaluate", "server", "publish", "gateway", "paths", "seed")
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -309,6 +316,12 @@ COMMANDS: dict[str, Command] = {
             _sync,
             ("publish", "paths", "server.host", "server.port"),
             _sync_flags,
+        ),
+        Command(
+            "gateway",
+            "start the gateway: one address in front of the servers",
+            _gateway,
+            ("gateway", "paths.adapters", "server.host", "server.port"),
         ),
         Command("config", "print the resolved configuration", _print_config, _ALL, _json_flag),
     )
