@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fgpipe.config import Config, GatewayConfig
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from fgpipe.gateway.access import Access
 
 PREFIX = "FGPIPE_GATEWAY_"
 """`FGPIPE_GATEWAY_MAX_QUEUED=64` in the environment is gateway.max_queued=64."""
@@ -24,7 +24,7 @@ def run(config: Config) -> None:
     gateway.serve(config.gateway, **_parts(config))
 
 
-def application() -> FastAPI:
+def application() -> Access:
     """The application by the environment alone: `uvicorn --factory fgpipe.fronting:application`.
 
     Raises:

@@ -93,7 +93,8 @@ def chat_request(request: GenerateRequest) -> dict[str, Any]:
         said = [{"role": "developer", "content": TRIGGER_SENTENCE}] if request.tools else []
         messages = [*said, {"role": "user", "content": request.prompt}]
     optional = {name: getattr(request, name) for name in ("tool_choice", "top_p", "seed", "stop")}
-    chat = {"model": request.adapter or request.model, "messages": messages, "tools": request.tools or None, **optional}
+    model = request.model if request.adapter is None else request.adapter
+    chat = {"model": model, "messages": messages, "tools": request.tools or None, **optional}
     chat |= {"max_tokens": request.max_tokens, "temperature": request.temperature, "stream": request.stream}
     if request.stream:
         chat["stream_options"] = {"include_usage": True}

@@ -116,7 +116,10 @@ def count_calls(calls: list[tuple[str, str]], tools: list[Any]) -> CallCounts:
 def _fits(name: str, text: str, declared: Mapping[str, Any]) -> bool:
     try:
         arguments = json.loads(text)
-        return isinstance(arguments, dict) and not fit_call(ToolCall(name, arguments), declared).violations
+        if not isinstance(arguments, dict):
+            return False
+        fitted = fit_call(ToolCall(name, arguments), declared)
+        return not fitted.violations and not fitted.repairs  # nobody mends what passes here
     except (ValueError, RecursionError, AttributeError, TypeError):
         return False
 
