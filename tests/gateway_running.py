@@ -142,6 +142,13 @@ class Fronted:
         value = self.gateway.metrics.registry.get_sample_value(f"fgpipe_gateway_{name}", labels)
         return value or 0.0
 
+    def expect(self, value: float, name: str, **labels: str) -> None:
+        """Check that a metric gets to `value`: a request is counted once its client has the answer."""
+        until = time.monotonic() + 5
+        while (found := self.metric(name, **labels)) != value:
+            assert time.monotonic() < until, f"{name} {labels}: got {found}, expected {value}"
+            time.sleep(0.02)
+
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 10) -> None:
         """Return when `condition` holds."""
         until = time.monotonic() + timeout_s

@@ -137,7 +137,6 @@ class StreamReader:
         self.keeps_events = keeps_events
         self.first_s = 0.0
         self.last_s = 0.0
-        self.ended = False
         self._model = b""
         self._usage_event = b""
         self._held = b""
@@ -148,10 +147,7 @@ class StreamReader:
     def feed(self, data: bytes) -> bytes:
         """Take in what came; what of it the client gets now."""
         self.last_s = time.perf_counter()
-        if not self._model:
-            self.first_s = self.first_s or self.last_s
-            if found := _MODEL.search(data):
-                self._model = found[1]
+        self.first_s = self.first_s or self.last_s
         if self._held:
             data, self._held = self._held + data, b""
         if data[-2:] != b"\n\n":
@@ -180,8 +176,8 @@ class StreamReader:
         return before + data[end:]
 
     def _note(self, data: bytes) -> None:
-        if data.endswith(b"data: [DONE]\n\n"):
-            self.ended = True
+        if not self._model and (found := _MODEL.search(data)):
+            self._model = found[1]
         if _START_CALL in data:
             self._unread_call = True
         if self.keeps_events and self._kept_bytes < KEPT_BYTES:
