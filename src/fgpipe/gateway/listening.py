@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+from fgpipe import optional
 from fgpipe.config import GatewayConfig
 from fgpipe.errors import ServeError
 from fgpipe.progress import say
@@ -27,9 +28,11 @@ def serve(config: GatewayConfig, *, upstreams: tuple[str, ...], versions: Versio
         versions: what is published.
 
     Raises:
-        ServeError: keys are missing for where it should listen, or the address is taken.
+        ServeError: a package or the keys for where it should listen are missing, or the address is taken.
         KeyboardInterrupt: Ctrl-C, once answers in flight have ended.
     """
+    for module in ("aiohttp", "fastapi", "prometheus_client", "uvicorn", "uvloop"):
+        optional.require(module, purpose="gateway", error=ServeError)
     import uvicorn
 
     from fgpipe.gateway import access, application
