@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
@@ -20,6 +20,9 @@ from fgpipe.gateway.metrics import GatewayMetrics
 from fgpipe.gateway.published import Published, Versions
 from fgpipe.gateway.reading import Asked, Reading, count_calls
 from fgpipe.gateway.upstreams import Pool, Upstream, ranked
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 CLIENT_GONE = 499
 """Status in the metrics of a request whose client did not wait for the answer (nginx's number)."""
@@ -83,6 +86,7 @@ class Gateway:
             finally:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
+                await asyncio.to_thread(self.tracing.close)
 
     async def _watch(self) -> None:
         while True:
@@ -154,14 +158,27 @@ class Gateway:
                         return
                 finally:
                     self.admission.release(upstream)
-                    adapter, version = self.published.labels(asked.model, record.reading.model)
-                    tracing.describe(span, adapter=adapter, version=version, upstream=upstream.url)
+                    self._describe(span, record)
                 tried.add(upstream.url)
                 self.metrics.retries.labels(upstream.url).inc()
                 if not self._candidates(asked.model, tried):
                     raise RefusedError(
                         502, "upstream: got none that answers, expected one", reason="lost", retry_after_s=2
                     )
+
+    def _describe(self, span: Span | None, record: Record) -> None:
+        if span is not None and record.asked is not None:
+            adapter, version = self.published.labels(record.asked.model, record.reading.model)
+            usage = record.reading.usage
+            tracing.describe(
+                span,
+                fgpipe__adapter=adapter,
+                fgpipe__version=version,
+                fgpipe__upstream=record.upstream,
+                http__response__status_code=record.status,
+                gen_ai__usage__input_tokens=usage.get("prompt_tokens"),
+                gen_ai__usage__output_tokens=usage.get("completion_tokens"),
+            )
 
     def _candidates(self, model: str, tried: set[str]) -> list[Upstream]:
         fitting = self.pool.serving(model, published_for=self.published.base_of(model))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,10 @@ LOGFIRE_URL_VARIABLE = "LOGFIRE_BASE_URL"
 class Tracing:
     """Makes spans; without a tracer it does nothing."""
 
-    def __init__(self, tracer: Tracer | None = None) -> None:
+    def __init__(self, tracer: Tracer | None = None, *, close: Callable[[], None] = lambda: None) -> None:
         self.tracer = tracer
+        self.close = close
+        """Sends what is left; waits for that."""
 
     @contextmanager
     def span(self, name: str, incoming: Mapping[str, str], outgoing: MutableMapping[str, str]) -> Iterator[Span | None]:
@@ -58,7 +60,7 @@ def tracing() -> Tracing:
     provider = TracerProvider(resource=Resource.create({"service.name": name}))
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
-    return Tracing(provider.get_tracer("fgpipe.gateway"))
+    return Tracing(provider.get_tracer("fgpipe.gateway"), close=provider.shutdown)
 
 
 def _exporters() -> Iterator[SpanExporter]:
