@@ -243,6 +243,9 @@ class GatewayConfig(Section):
     )
     max_queued: int = Field(default=512, ge=0, description="requests that wait for an upstream; more are refused (429)")
     max_wait_s: float = Field(default=10, gt=0, description="longest wait for an upstream before a request is refused")
+    max_answers: int = Field(
+        default=32, ge=1, description="answers one request may ask for, n times prompts; it is one"
+    )
     max_body_bytes: int = Field(default=1_048_576, ge=1024, description="largest request; more is refused (413)")
     body_timeout_s: float = Field(default=10, gt=0, description="longest wait for the whole of a request")
     connect_timeout_s: float = Field(default=2, gt=0, description="longest wait for a connection to an upstream")

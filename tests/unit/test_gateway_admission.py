@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgpipe.gateway.admission import Admission
@@ -18,6 +18,7 @@ def admission(**changes: float) -> Admission:
     return Admission(**settings)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(
     steps=st.lists(st.sampled_from(["ask", "ask", "finish", "cancel"]), max_size=60),
     replicas=st.integers(1, 3),

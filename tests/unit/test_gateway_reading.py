@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgpipe.gateway.faults import RefusedError
@@ -56,6 +56,7 @@ def split(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in itertools.pairwise(cuts)]
 
 
+@settings(deadline=None)
 @given(pieces=st.lists(texts, max_size=6), places=st.lists(st.integers(0, 10_000), max_size=12), hides=st.booleans())
 def test_a_stream_passes_unchanged_however_it_is_split(pieces: list[str], places: list[int], hides: bool) -> None:
     """A client would see other bytes than from vLLM itself, or text that looks like an event would be cut."""
@@ -69,6 +70,7 @@ def test_a_stream_passes_unchanged_however_it_is_split(pieces: list[str], places
     assert reading.unread_call is ("<start_function_call>" in "".join(pieces))
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200), hides=st.booleans())
 def test_bytes_that_are_no_events_pass_too(data: bytes, hides: bool) -> None:
     """An upstream's unusual answer would be swallowed, or end the request with a fault of ours."""
@@ -77,6 +79,7 @@ def test_bytes_that_are_no_events_pass_too(data: bytes, hides: bool) -> None:
     reader.reading()
 
 
+@settings(deadline=None)
 @given(pieces=st.lists(texts, min_size=1, max_size=4))
 def test_every_whole_event_but_the_last_passes_at_once(pieces: list[str]) -> None:
     """Tokens would reach the client later than the server made them."""
@@ -98,7 +101,7 @@ def test_usage_is_asked_for_only_where_it_can_be_hidden_again() -> None:
         b'{"model":"sql","stream":true,"n":2}',
         b'{"model":"sql","stream":true,"prompt":["a","b"]}',
     ):
-        asked = read_asked("/v1/completions", other)
+        asked = read_asked("/v1/completions", other, max_answers=2)
         assert (asked.body, asked.hides_usage) == (other, False)
 
 
@@ -123,6 +126,7 @@ def test_calls_are_held_against_the_tools_of_their_request() -> None:
     assert count_calls([], TOOLS).calls == 0
 
 
+@settings(deadline=None)
 @given(
     value=st.recursive(
         st.none() | st.integers() | st.text(max_size=3),

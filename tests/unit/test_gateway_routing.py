@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgpipe.gateway.upstreams import Pool, Upstream, choose, ranked
@@ -16,6 +16,7 @@ def upstreams(count: int) -> list[Upstream]:
     return [Upstream(f"http://10.0.0.{number}:8000", healthy=True) for number in range(count)]
 
 
+@settings(deadline=None)
 @given(count=st.integers(2, 8), lost=st.integers(0, 7))
 def test_a_lost_replica_moves_only_its_own_adapters(count: int, lost: int) -> None:
     """Every adapter's prefix cache would be cold at once whenever one replica restarts."""
@@ -35,6 +36,7 @@ def test_adapters_are_shared_out_evenly() -> None:
     assert min(counts.values()) > len(NAMES) / 4 / 2
 
 
+@settings(deadline=None)
 @given(busy=st.lists(st.integers(0, 20), min_size=1, max_size=6))
 def test_a_busy_replica_spills_over_and_a_full_one_gets_nothing(busy: list[int]) -> None:
     """A popular adapter would wait at its replica while the others idle, or a replica would be overrun."""

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 CLIENT_GONE = 499
 """Status in the metrics of a request whose client did not wait for the answer (nginx's number)."""
 
+RESETS = 2
+"""Connections that may break after a request was sent before it is given up: it may be what breaks the servers."""
+
 PASSED_HEADERS = ("content-type", "accept", "x-request-id")
 """All that an upstream sees of a client's headers; its key least of all."""
 
@@ -144,6 +147,7 @@ class Gateway:
         record.asked = asked
         sent = self._headers(headers)
         tried: set[str] = set()
+        resets = 0
         with self.tracing.span(record.endpoint, headers, sent) as span:
             while True:
                 upstream = await self.admission.acquire(lambda: self._candidates(asked.model, tried))
@@ -159,9 +163,12 @@ class Gateway:
                 finally:
                     self.admission.release(upstream)
                     self._describe(span, record)
-                tried.add(upstream.url)
                 self.metrics.retries.labels(upstream.url).inc()
-                if not self._candidates(asked.model, tried):
+                if upstream.healthy:
+                    resets += 1
+                else:
+                    tried.add(upstream.url)
+                if resets >= RESETS or not self._candidates(asked.model, tried):
                     raise RefusedError(
                         502, "upstream: got none that answers, expected one", reason="lost", retry_after_s=2
                     )
@@ -192,16 +199,18 @@ class Gateway:
         """The beginning of an answer; None if the upstream was lost before it said anything, so that another may."""
         try:
             async with asyncio.timeout(self.config.first_byte_timeout_s):
-                return await self.session.post(
+                response = await self.session.post(
                     upstream.url + asked.path, data=asked.body, headers=headers, allow_redirects=False
                 )
+                upstream.heard_s = time.monotonic()
+                return response
         except aiohttp.ConnectionTimeoutError:
             self.pool.lost(upstream, f"got no connection in {self.config.connect_timeout_s:g} s, expected one")
         except (aiohttp.ClientConnectorError, ConnectionRefusedError) as error:
             self.pool.lost(upstream, f"got {error}, expected a server")
         except (aiohttp.ClientConnectionError, ConnectionResetError):
-            # Also a kept connection that the server had just closed: not a reason to call it down.
-            upstream.misses += 1
+            # Perhaps a kept connection that the server had just closed: no reason to call it down.
+            return None
         except TimeoutError:
             message = f"upstream: got nothing in {self.config.first_byte_timeout_s:g} s, expected an answer's beginning"
             raise RefusedError(504, message) from None

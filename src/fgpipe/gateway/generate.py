@@ -156,7 +156,7 @@ async def _stream(response: aiohttp.ClientResponse, asked: Asked, record: Record
     reader = StreamReader(hides_usage=False, keeps_events=True)
     async for data in response.content.iter_any():
         for event in events(reader.feed(data)):
-            text = "".join(choice["delta"].get("content") or "" for choice in event.get("choices") or [])
+            text = "".join((choice.get("delta") or {}).get("content") or "" for choice in event.get("choices") or [])
             if text:
                 await send({"type": "http.response.body", "body": _event({"text": text}), "more_body": True})
             if "error" in event:

@@ -57,27 +57,31 @@ def json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def read_asked(path: str, body: bytes) -> Asked:
+def read_asked(path: str, body: bytes, *, max_answers: int = 1) -> Asked:
     """What the client asks for in `body`.
 
     Raises:
-        RefusedError: it is no JSON object, or its model is no text.
+        RefusedError: it is no JSON object, its model is no text, or it asks for more than `max_answers` at once.
     """
     value = json_object(body)
     model, tools = value.get("model"), value.get("tools")
     if model is not None and not isinstance(model, str):
         raise RefusedError(400, f"model: got {type(model).__name__}, expected the name of an adapter or base")
+    if (answers := _answers(value)) > max_answers:
+        expected = f"expected at most {max_answers} in one request (gateway.max_answers)"
+        raise RefusedError(400, f"n, prompt: got {answers} answers, {expected}")
     stream = value.get("stream") is True
-    hides = stream and _one_choice(value) and "stream_options" not in value and body.lstrip()[:1] == b"{"
+    hides = stream and answers == 1 and "stream_options" not in value and body.lstrip()[:1] == b"{"
     if hides:
         body = body.lstrip().replace(b"{", b'{"stream_options":{"include_usage":true},', 1)
     return Asked(path, body, model or "", stream, tools if isinstance(tools, list) else [], hides)
 
 
-def _one_choice(value: Mapping[str, Any]) -> bool:
-    prompt = value.get("prompt")
-    one_prompt = not isinstance(prompt, list) or all(isinstance(token, int) for token in prompt)
-    return value.get("n") in (None, 1) and one_prompt
+def _answers(value: Mapping[str, Any]) -> int:
+    """How many answers a request asks for; a list of numbers is one prompt, its token ids."""
+    prompt, wanted = value.get("prompt"), value.get("n")
+    prompts = prompt if isinstance(prompt, list) and not all(isinstance(token, int) for token in prompt) else [prompt]
+    return len(prompts) * (wanted if isinstance(wanted, int) and wanted > 1 else 1)
 
 
 @dataclass

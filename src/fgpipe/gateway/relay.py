@@ -85,7 +85,7 @@ class Relay(Exchanged):
 
     def asked(self, body: bytes) -> Asked:
         """See `Exchanged`."""
-        return read_asked(self.endpoint, body)
+        return read_asked(self.endpoint, body, max_answers=self.gateway.config.max_answers)
 
     async def exchange(self, asked: Asked, headers: Mapping[str, str], record: Record, send: Send) -> None:
         """See `Exchanged`."""

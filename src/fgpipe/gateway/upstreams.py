@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -31,6 +33,8 @@ class Upstream:
     reason: str = "not asked yet"
     in_flight: int = 0
     misses: int = 0
+    heard_s: float = -math.inf
+    """When it last began an answer; one that does so is well, however slow it is to say so."""
 
     def ranked_for(self, adapter: str) -> bytes:
         """Weight of this upstream for `adapter` in rendezvous hashing; the largest is preferred."""
@@ -102,16 +106,22 @@ class Pool:
             await self._ask(session, upstream)
         except (aiohttp.ClientConnectorError, ConnectionResetError) as error:
             self.lost(upstream, f"got {error}, expected a server")
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            upstream.misses += 1
-            if upstream.misses >= PATIENCE or not upstream.healthy:
-                self.lost(upstream, f"got {error or type(error).__name__}, expected a well vLLM server")
+        except TimeoutError:
+            if time.monotonic() - upstream.heard_s > PATIENCE * (self.timeout.total or 0):
+                self._missed(upstream, f"got nothing in {self.timeout.total:g} s, expected it to say how it is")
+        except (aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
+            self._missed(upstream, f"got {error or type(error).__name__}, expected a well vLLM server")
         else:
             upstream.misses = 0
             if not upstream.healthy:
                 upstream.healthy, upstream.reason = True, ""
                 say(f"{upstream.url}: serves {upstream.base}")
                 self.on_change(upstream)
+
+    def _missed(self, upstream: Upstream, reason: str) -> None:
+        upstream.misses += 1
+        if upstream.misses >= PATIENCE or not upstream.healthy:
+            self.lost(upstream, reason)
 
     async def _ask(self, session: aiohttp.ClientSession, upstream: Upstream) -> None:
         async with session.get(f"{upstream.url}/health", timeout=self.timeout, allow_redirects=False) as answer:
