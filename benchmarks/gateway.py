@@ -3,8 +3,9 @@
     python benchmarks/gateway.py --streams 64 --rounds 8
 
 Each round asks both ways, in alternating order, and gives one ratio of output tokens/s; the table has the median and
-the range over the rounds. The added time to first token is asked one request after another, so that no queue in the
-server hides it; under load it is given too. Server, gateway and clients share the machine.
+the range over the rounds. On a machine that others use too, CPU time a token says more: it is what the gateway takes
+from a server that needs every core. The added time to first token is asked one request after another, so that no queue
+in the server hides it; under load it is given too. Server, gateway and clients share the machine.
 """
 
 from __future__ import annotations
@@ -64,11 +65,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(folder: Path, *options: str) -> Iterator[tuple[str, str]]:
-    """A real vLLM on the tiny model: address, and name of the model."""
+def server(folder: Path, *options: str) -> Iterator[tuple[str, str, int]]:
+    """A real vLLM on the tiny model: address, name of the model, process id."""
     config = compose(["model=tiny", f"server.port={free_port()}", "server.max_model_len_tokens=2048", *options])
     with VllmServer(config.model, config.server, adapters=folder / "adapters", log=folder / "vllm.log") as running:
-        yield running.base_url, config.model.id
+        assert running.process is not None
+        yield running.base_url, config.model.id, running.process.pid
 
 
 @contextmanager
@@ -79,7 +81,7 @@ def gateway(upstream: str, folder: Path, *options: str) -> Iterator[tuple[str, i
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-m", "fgpipe", "gateway", *words, *options]
     with open(folder / "gateway.log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
         until = time.monotonic() + 60
         while not _ready(f"http://127.0.0.1:{port}/ready"):
@@ -90,6 +92,19 @@ def gateway(upstream: str, folder: Path, *options: str) -> Iterator[tuple[str, i
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
+
+
+def cpu_s(session: int) -> float:
+    """CPU seconds of all processes of a session so far; server and gateway have one each."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _ready(url: str) -> bool:
@@ -142,18 +157,22 @@ def measure(load: Load, rounds: int) -> dict[str, Any]:
     import uvloop
 
     single = Load(1, 40, 4, load.model)
-    found: dict[str, Any] = {way: {"tokens_per_s": [], "first_token_s": [], "single_first_token_s": []} for way in WAYS}
+    kinds = ("tokens_per_s", "cpu_us", "first_token_s", "single_first_token_s")
+    found: dict[str, Any] = {way: {kind: [] for kind in kinds} for way in WAYS}
     with tempfile.TemporaryDirectory() as name, server(Path(name), f"server.max_num_seqs={load.streams}") as served:
-        address, model = served
+        address, model, server_pid = served
         load, single = (Load(one.streams, one.requests, one.tokens, model) for one in (load, single))
-        with gateway(address, Path(name)) as (front, _):
+        with gateway(address, Path(name)) as (front, gateway_pid):
             urls = dict(zip(WAYS, (address, front), strict=True))
             for number in range(rounds + 1):
                 for way in WAYS if number % 2 else reversed(WAYS):
+                    before = cpu_s(server_pid), cpu_s(gateway_pid)
                     outcome = uvloop.run(ask_all(urls[way], load))
+                    spent = cpu_s(server_pid) - before[0], cpu_s(gateway_pid) - before[1]
                     alone = uvloop.run(ask_all(urls[way], single))
                     if number:
                         found[way]["tokens_per_s"].append(outcome.tokens_per_s)
+                        found[way]["cpu_us"].append([1e6 * part / (load.requests * load.tokens) for part in spent])
                         found[way]["first_token_s"] += outcome.first_token_s
                         found[way]["single_first_token_s"] += alone.first_token_s
     return found
@@ -166,6 +185,8 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"throughput_ratio": statistics.median(ratios), "ratios": ratios}
     for way in WAYS:
         result[way] = {"tokens_per_s": statistics.median(found[way]["tokens_per_s"])}
+        servers, gateways = zip(*found[way]["cpu_us"], strict=True)
+        result[way]["cpu_us_a_token"] = {"server": statistics.median(servers), "gateway": statistics.median(gateways)}
         for key in ("first_token_s", "single_first_token_s"):
             cuts = statistics.quantiles(found[way][key], n=100)
             result[way][key] = {"p50": cuts[49], "p99": cuts[98]}
@@ -183,6 +204,9 @@ def show(result: dict[str, Any], load: Load) -> None:
         print(f"{way:10}{row['tokens_per_s']:10.0f}{''.join(shown)}")
     ratios = result["ratios"]
     print(f"throughput through the gateway: {result['throughput_ratio']:.3f} x ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+    cpu = result["gateway"]["cpu_us_a_token"]
+    share = cpu["gateway"] / (cpu["gateway"] + cpu["server"])
+    print(f"CPU a token: server {cpu['server']:.0f} us, gateway {cpu['gateway']:.0f} us, {share:.1%} of both")
     added = result["gateway"]["single_first_token_s"]["p50"] - result["direct"]["single_first_token_s"]["p50"]
     print(f"added time to first token, one request at a time: {added * 1000:.2f} ms")
 

@@ -150,7 +150,7 @@ def measure(minutes: float) -> dict[str, Any]:
     )
     with (
         tempfile.TemporaryDirectory() as name,
-        server(Path(name), f"server.max_num_seqs={IN_FLIGHT}") as (address, model),
+        server(Path(name), f"server.max_num_seqs={IN_FLIGHT}") as (address, model, _),
         gateway(address, Path(name), *limits) as (url, pid),
     ):
         tally = asyncio.run(overload(url, model, pid, minutes))
