@@ -154,3 +154,15 @@ def test_a_container_says_the_settings_in_its_environment(monkeypatch: pytest.Mo
     assert config.gateway.max_wait_s == 2.5
     assert config.paths.adapters == str(tmp_path)
     assert isinstance(fronting.application(), Access)
+
+
+def test_the_gateway_needs_neither_torch_nor_vllm() -> None:
+    """Its container would be gigabytes larger, and fail to start in one without them."""
+    code = (
+        "import sys\n"
+        "heavy = ('torch', 'transformers', 'peft', 'trl', 'datasets', 'vllm', 'pyarrow', 'numpy', 'openai')\n"
+        "sys.modules.update(dict.fromkeys(heavy))\n"
+        "from fgpipe import fronting\n"
+        "fronting.application()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
