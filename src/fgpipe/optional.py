@@ -6,7 +6,15 @@ from importlib.util import find_spec
 
 from fgpipe.errors import FgpipeError
 
-EXTRAS = {"bitsandbytes": "qlora", "vllm": "serve"}
+EXTRAS = {
+    "aiohttp": "gateway",
+    "bitsandbytes": "qlora",
+    "fastapi": "gateway",
+    "prometheus_client": "gateway",
+    "uvicorn": "gateway",
+    "uvloop": "gateway",
+    "vllm": "serve",
+}
 """Module -> the extra of fgpipe that installs it."""
 
 

@@ -31,6 +31,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
         "publish",
         "run",
         "serve",
+        "gateway",
         "adapters",
         "rollback",
         "plan",

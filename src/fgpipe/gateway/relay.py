@@ -1,0 +1,141 @@
+"""Answers passed on as they come: the bytes of an upstream, unbuffered, with an end when the client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import aiohttp
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from fgpipe.gateway.exchange import CLIENT_GONE, Gateway, Record
+from fgpipe.gateway.faults import Receive, RefusedError, Scope, Send, error_json, send_refusal
+from fgpipe.gateway.reading import KEPT_BYTES, Asked, StreamReader, read_asked, read_whole
+
+PASSED_BACK = (b"content-type", b"content-length", b"x-request-id", b"cache-control")
+
+
+class Exchanged(Response):
+    """A response that is made while the request is still being read: body, slot, upstream, answer, metrics."""
+
+    background = None
+
+    def __init__(self, gateway: Gateway, endpoint: str) -> None:
+        # Not Response's own: there is no body and no header yet.
+        self.gateway = gateway
+        self.endpoint = endpoint
+
+    @abstractmethod
+    def asked(self, body: bytes) -> Asked:
+        """What the client asks for; raises RefusedError."""
+
+    @abstractmethod
+    async def exchange(self, asked: Asked, headers: Mapping[str, str], record: Record, send: Send) -> None:
+        """Ask the upstream and answer the client; raises RefusedError only before anything was sent."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, and count how that went."""
+        record = Record(self.endpoint)
+        gateway = self.gateway
+        if refusal := gateway.full():
+            await self._refuse(refusal, record, send)
+            gateway.count(record)
+            return
+        gateway.inside += 1
+        try:
+            headers = Headers(scope=scope)
+            asked = self.asked(await gateway.read_body(receive, headers))
+            await self._until_gone(self.exchange(asked, headers, record, send), receive, record)
+        except RefusedError as error:
+            await self._refuse(error, record, send)
+        except ConnectionResetError:
+            record.status = CLIENT_GONE
+        finally:
+            gateway.inside -= 1
+            gateway.count(record)
+
+    async def _refuse(self, refusal: RefusedError, record: Record, send: Send) -> None:
+        record.status = refusal.status
+        if refusal.reason:
+            self.gateway.metrics.refused.labels(refusal.reason).inc()
+        await send_refusal(send, refusal)
+
+    async def _until_gone(self, exchange, receive: Receive, record: Record) -> None:  # type: ignore[no-untyped-def]
+        """Run `exchange`, but no longer than the client waits and the total timeout."""
+        work = asyncio.ensure_future(exchange)
+        gone = asyncio.ensure_future(_disconnect(receive))
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                record.status = CLIENT_GONE
+                return
+            await work
+        finally:
+            gone.cancel()
+            if not work.done():
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+
+
+class Relay(Exchanged):
+    """The upstream's own answer, byte for byte."""
+
+    def asked(self, body: bytes) -> Asked:
+        """See `Exchanged`."""
+        return read_asked(self.endpoint, body, max_answers=self.gateway.config.max_answers)
+
+    async def exchange(self, asked: Asked, headers: Mapping[str, str], record: Record, send: Send) -> None:
+        """See `Exchanged`."""
+        async with self.gateway.answer(asked, headers, record) as response:
+            record.status = response.status
+            passed = [(name, value) for name, value in response.raw_headers if name.lower() in PASSED_BACK]
+            await send({"type": "http.response.start", "status": response.status, "headers": passed})
+            try:
+                async with asyncio.timeout(self.gateway.config.total_timeout_s):
+                    if response.content_type == "text/event-stream":
+                        await _pass_events(response, asked, record, send)
+                    else:
+                        await _pass_whole(response, record, send)
+                    return
+            except TimeoutError:
+                record.status = 504
+            except aiohttp.ClientError:
+                record.status = 502
+            # Too late for a status. A stream can still say it; anything else just lacks its end.
+            if response.content_type == "text/event-stream":
+                message = "upstream: got no end of its answer, expected all of it"
+                event = b"data: " + error_json(record.status, message) + b"\n\n"
+                await send({"type": "http.response.body", "body": event, "more_body": False})
+
+
+async def _pass_events(response: aiohttp.ClientResponse, asked: Asked, record: Record, send: Send) -> None:
+    reader = StreamReader(hides_usage=asked.hides_usage, keeps_events=bool(asked.tools))
+    try:
+        async for data in response.content.iter_any():
+            if passed := reader.feed(data):
+                await send({"type": "http.response.body", "body": passed, "more_body": True})
+        await send({"type": "http.response.body", "body": reader.flush(), "more_body": False})
+    finally:
+        record.reading = reader.reading()
+        record.first_s, record.last_s = reader.first_s, reader.last_s
+
+
+async def _pass_whole(response: aiohttp.ClientResponse, record: Record, send: Send) -> None:
+    kept, size = [], 0
+    async for data in response.content.iter_any():
+        if not record.first_s:
+            record.first_s = time.perf_counter()
+        if size < KEPT_BYTES:
+            kept.append(data)
+            size += len(data)
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    record.reading = read_whole(b"".join(kept))
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
