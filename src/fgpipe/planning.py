@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from fgpipe import resources
-from fgpipe.config import Config, Name, Section, ServerConfig
+from fgpipe.config import LINEAR_MODULES, Config, Name, Section, ServerConfig
 from fgpipe.errors import ConfigError
 from fgpipe.progress import say
 from fgpipe.serving import gpus, memory, plan_report, planner, shapes
@@ -33,7 +33,10 @@ class PlannedModel(Section):
 
     name: Name = Field(description="short name, in tables")
     config: str = Field(description="the model's config.json, or the folder that holds it")
-    id: str | None = Field(default=None, description="what vLLM loads; null: the folder of `config`")
+    id: str | None = Field(
+        default=None,
+        description="what vLLM loads: a hub id, or the folder as its container sees it; null: that of `config`",
+    )
     dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="of weights and KV cache")
     quantization: Literal["none", "fp8", "int8", "int4"] | None = Field(
         default=None, description="of the linear layers' weights; null: what config.json says"
@@ -59,6 +62,8 @@ def plan(config: Config, options: Mapping[str, str], *, as_json: bool, as_env: b
     if "models" in options:
         plans = _side_by_side(Path(options["models"]), gpu)
         env = plan_report.shared_env(plans)
+        if len(plans) > 3:
+            say(f"serve/compose.multimodel.yaml has three models; {len(plans)} need further services in it")
     else:
         plans = [_single(config, options, gpu)]
         env = plan_report.single_env(plans[0])
@@ -116,17 +121,27 @@ def _single(config: Config, options: Mapping[str, str], gpu: Gpu | None) -> Engi
     folder = options.get("config") or model.path
     shape = shapes.read_shape(resources.resolve(folder)) if folder else shapes.functiongemma(model.shape)
     dtype = model.dtype if model.dtype != "auto" else ("bfloat16" if gpu else "float32")
-    modules = tuple(filter(None, options["lora_modules"].strip("[]").split(","))) if "lora_modules" in options else None
     settings = replace(
         _settings(server, gpu, element_bytes=ELEMENT_BYTES[dtype]),
         max_loras=server.max_loras,
         max_lora_rank=server.max_lora_rank,
-        lora_modules=modules,
+        lora_modules=_modules(options),
     )
     planned = Model(model.name, folder or model.id, shape, settings, port=server.port)
     if gpu is None:
         return planner.plan_cpu(planned, kv_bytes=server.cpu_kv_cache_gib * memory.GIB)
     return planner.plan_gpu(planned, gpu, utilization=server.gpu_memory_utilization)
+
+
+def _modules(options: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The layers that --lora-target-modules is to name; None if it is not given."""
+    if "lora_modules" not in options:
+        return None
+    modules = tuple(word for word in options["lora_modules"].strip("[]").split(",") if word)
+    unknown = [module for module in modules if module not in LINEAR_MODULES]
+    if unknown or not modules:
+        raise ConfigError(f"lora_modules: got {unknown or 'nothing'}, expected any of {', '.join(LINEAR_MODULES)}")
+    return modules
 
 
 def _settings(server: ServerConfig | PlannedModel, gpu: Gpu | None, *, element_bytes: int) -> memory.EngineSettings:

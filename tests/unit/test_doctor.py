@@ -100,6 +100,14 @@ def test_each_mistake_names_the_line_to_change(
     assert failed[0].change.startswith(variable)
 
 
+def test_an_empty_variable_means_the_default(tiny: Config, values: dict[str, str]) -> None:
+    """A copied `.env.example` is full of empty lines; each would be taken for a wrong value."""
+    empty = dict.fromkeys(("FGPIPE_HOST", "FGPIPE_GATEWAY_HOST", "FGPIPE_MODEL_ID", "FGPIPE_MODEL", *SECRETS), "")
+    assert not only(settings_checks(tiny, {**values, **empty}), "fail")
+    (warned,) = only(settings_checks(tiny, {**values, **empty, "TS_HOSTNAME": "box", "TS_AUTHKEY": "x"}), "warn")
+    assert warned.change.startswith("FGPIPE_GATEWAY_KEYS")
+
+
 def test_no_report_holds_a_key(
     tmp_path: Path, values: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,6 +245,7 @@ def test_env_lines_are_the_settings_of_the_plan(tmp_path: Path, capsys: pytest.C
         (["gpu.memory_gib=lots"], "gpu.memory_gib: got 'lots'"),
         (["gpu.memory_gib=24", "server.gpu_memory_utilization=0.98"], "expected 0.072 to 0.937"),
         (["gpu.memory_gib=24", "server.gpu_memory_utilization=0.01"], "expected 0.072 to 0.937"),
+        (["gpu.memory_gib=24", "lora_modules=[q_proj,lm_head]"], "lora_modules: got ['lm_head']"),
         (["gpu.memory_gib=2"], "got 1 model that need"),
         (["gpu.memory_gib=24", "config=nowhere"], "nowhere"),
         (["gpu.memory_gib=24", "model.shape.hidden_size=64"], "no config.json"),

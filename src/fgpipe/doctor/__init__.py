@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +31,13 @@ def doctor(config: Config, *, env_file: Path | None, as_json: bool) -> int:
     return 2 if any(check.state == "fail" for check in found) else 0
 
 
-def examine(config: Config, values: dict[str, str], *, containers: bool) -> list[Check]:
-    """Every check, for the settings of `config` and the variables `values`, which go before them.
+def examine(config: Config, variables: Mapping[str, str], *, containers: bool) -> list[Check]:
+    """Every check, for the settings of `config` and the variables, which go before them; an empty one is none.
 
     Args:
         containers: the stack in serve/ is to run, so that Docker is needed.
     """
+    values = {name: value for name, value in variables.items() if value}
     server, found_gpus = config.server, gpus.found_gpus()
     if share := _share(values.get("FGPIPE_GPU_MEMORY_UTILIZATION", "")):
         server = server.model_copy(update={"gpu_memory_utilization": share})

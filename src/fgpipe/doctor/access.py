@@ -28,7 +28,7 @@ def ports(values: Mapping[str, str], *, host: str, port: int) -> list[Check]:
         (
             "gateway",
             "FGPIPE_GATEWAY_PORT",
-            values.get("FGPIPE_GATEWAY_HOST", host),
+            values.get("FGPIPE_GATEWAY_HOST", "127.0.0.1"),
             values.get("FGPIPE_GATEWAY_PORT", "8080"),
         ),
     )
@@ -76,6 +76,9 @@ def key_checks(values: Mapping[str, str], *, host: str) -> list[Check]:
                 Check("keys", "fail", f"no {name}, expected it off the loopback", f"{name}: openssl rand -hex 24")
             )
     has_gateway_key = any(name.startswith(GATEWAY_KEYS) for name in given) or values.get(f"{GATEWAY_KEYS}_FILE")
+    if values.get("TS_HOSTNAME") and not gateway_open and not has_gateway_key:
+        found = f"no {GATEWAY_KEYS}: the gateway stays on the loopback, where the private network cannot reach it"
+        checks.append(Check("keys", "warn", found, f"{GATEWAY_KEYS}: openssl rand -hex 24"))
     if gateway_open and not has_gateway_key:
         found = f"no {GATEWAY_KEYS}, expected one off the loopback"
         checks.append(Check("keys", "fail", found, f"{GATEWAY_KEYS}: openssl rand -hex 24"))
