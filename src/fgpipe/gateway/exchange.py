@@ -158,7 +158,7 @@ class Gateway:
                         try:
                             yield response
                         finally:
-                            response.close() if not response.content.at_eof() else response.release()
+                            _let_go(response)
                         return
                 finally:
                     self.admission.release(upstream)
@@ -256,6 +256,14 @@ class Gateway:
             self.metrics.up.labels(upstream.url).set(upstream.healthy)
         self.metrics.queued.set(self.admission.queued)
         return self.metrics.text()
+
+
+def _let_go(response: aiohttp.ClientResponse) -> None:
+    """Keep the connection if the answer was read to its end; closing it tells vLLM that nobody waits for the rest."""
+    if response.content.at_eof():
+        response.release()
+    else:
+        response.close()
 
 
 def too_large(limit: int) -> RefusedError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 import aiohttp
 from starlette.datastructures import Headers
@@ -63,8 +64,8 @@ class Exchanged(Response):
             self.gateway.metrics.refused.labels(refusal.reason).inc()
         await send_refusal(send, refusal)
 
-    async def _until_gone(self, exchange, receive: Receive, record: Record) -> None:  # type: ignore[no-untyped-def]
-        """Run `exchange`, but no longer than the client waits and the total timeout."""
+    async def _until_gone(self, exchange: Coroutine[Any, Any, None], receive: Receive, record: Record) -> None:
+        """Run `exchange`, but no longer than the client waits."""
         work = asyncio.ensure_future(exchange)
         gone = asyncio.ensure_future(_disconnect(receive))
         try:
