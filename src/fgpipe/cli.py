@@ -272,7 +272,7 @@ def _json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _config_flags(parser: argparse.ArgumentParser) -> None:
+def _config_output_flags(parser: argparse.ArgumentParser) -> None:
     _json_flag(parser)
     parser.add_argument("--env", action="store_true", help="print serve/.env.example: every setting as a variable")
 
@@ -332,6 +332,6 @@ COMMANDS: dict[str, Command] = {
             ("publish", "paths", "server.host", "server.port"),
             _sync_flags,
         ),
-        Command("config", "print the resolved configuration", _print_config, _ALL, _config_flags),
+        Command("config", "print the resolved configuration", _print_config, _ALL, _config_output_flags),
     )
 }
