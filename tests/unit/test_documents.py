@@ -16,9 +16,6 @@ ROOT = Path(__file__).parents[2]
 GUIDE, CONCEPT, STACK = ROOT / "docs/SETUP_GUIDE.md", ROOT / "docs/CONCEPT.md", ROOT / "serve/README.md"
 DOCUMENTS = [GUIDE, CONCEPT, STACK]
 
-COMING = {"doctor", "download", "gateway", "plan"}
-"""Commands that the guides name before this fgpipe has them. Once it has one, its name must leave this list."""
-
 ELSEWHERE = {"HF_HOME", "VLLM_CACHE_ROOT", "FGPIPE_KEY", "FGPIPE_ADAPTERS", "FGPIPE_PRINT", "FGPIPE_PYTHON"}
 """Variables that containers, scripts and clients set for themselves."""
 
@@ -31,11 +28,6 @@ def code(document: Path) -> str:
     return "\n".join([*re.findall(r"(?ms)^```\w*\n(.*?)^```", text), *re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)])
 
 
-def test_commands_that_have_come_are_no_longer_expected() -> None:
-    """The guides' commands would not be checked although they could be."""
-    assert COMING & set(cli.COMMANDS) == set()
-
-
 @documents
 def test_every_command_parses(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A new user would type a line of the guide and read 'unknown flag'."""
@@ -45,8 +37,6 @@ def test_every_command_parses(document: Path, capsys: pytest.CaptureFixture[str]
     known = {key for key, _, _ in keys(Config)} | {"task", "model", "server"}
     for line in lines:
         words = [word for word in shlex.split(line) if not re.fullmatch(r"\[.*\]|…|PATH|FOLDER", word)]
-        if words[0] in COMING:
-            continue
         assert words[0] in cli.COMMANDS, line
         parsed, rest = parser.parse_known_args(words)
         assert not [word for word in rest if word.startswith("-")], line

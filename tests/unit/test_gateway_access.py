@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fgpipe import fronting
+from fgpipe import environment, fronting
 from fgpipe.compose import compose
 from fgpipe.errors import ServeError
 from fgpipe.gateway import access
@@ -149,7 +149,7 @@ def test_a_container_says_the_settings_in_its_environment(monkeypatch: pytest.Mo
     monkeypatch.setenv("FGPIPE_GATEWAY_MAX_WAIT_S", "2.5")
     monkeypatch.setenv("FGPIPE_GATEWAY_KEYS", "key")
     monkeypatch.setenv("FGPIPE_ADAPTERS", str(tmp_path))
-    config = compose(fronting.environment_words())
+    config = compose(list(environment.overrides(os.environ).values()))
     assert config.gateway.upstreams == ("http://one:8000", "http://two:8000")
     assert config.gateway.max_wait_s == 2.5
     assert config.paths.adapters == str(tmp_path)
