@@ -426,6 +426,6 @@ COMMANDS: dict[str, Command] = {
             _gateway,
             ("gateway", "paths.adapters", "server.host", "server.port"),
         ),
-        Command("config", "print the resolved configuration", _print_config, _ALL, _config_output_flags),
+        Command("config", "print the resolved configuration", _print_config, _ALL, _config_flags),
     )
 }
