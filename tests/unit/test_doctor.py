@@ -85,7 +85,7 @@ def test_a_sound_setting_has_nothing_to_change(tiny: Config, values: dict[str, s
         ({"FGPIPE_GATEWAY_KEYS": ""}, "keys", "FGPIPE_GATEWAY_KEYS"),
         ({"FGPIPE_GATEWAY_KEYS": "a" * 20 + "," + SECRETS["FGPIPE_ADMIN_KEY"]}, "keys", "FGPIPE_GATEWAY_KEYS[1]"),
         ({"FGPIPE_ADAPTERS_DIR": "/nowhere/at/all"}, "folder for adapters", "FGPIPE_ADAPTERS_DIR"),
-        ({"HF_CACHE_DIR": "D:\\models\\cache"}, "folder for hub cache", "HF_CACHE_DIR=/mnt/d/models/cache"),
+        ({"HF_CACHE_DIR": "D:\\models\\cache"}, "folder for hub cache", "HF_CACHE_DIR=/run/desktop/mnt/host/d/models/cache"),
         ({"FGPIPE_PORT": "70000"}, "server port", "FGPIPE_PORT"),
         ({"FGPIPE_GATEWAY_PORT": "many"}, "gateway port", "FGPIPE_GATEWAY_PORT"),
         ({"FGPIPE_MODEL": "/models/none"}, "base model", "FGPIPE_MODEL"),
@@ -235,3 +235,12 @@ def test_exit_status_follows_the_worst_check(tmp_path: Path, capsys: pytest.Capt
     assert main(words) == (2 if any(check["state"] == "fail" for check in report) else 0)
     assert main(["doctor", "--env-file", str(tmp_path / "nowhere")]) == 2
     assert "nowhere: No such file" in capsys.readouterr().err
+
+
+def test_a_folder_is_found_by_the_name_that_docker_desktop_gives_it(tmp_path: Path) -> None:
+    """The guide's own spelling would be called missing, and the user told to make a folder that nobody uses."""
+    from fgpipe.doctor import disks
+
+    missing = Path(disks.DESKTOP_DRIVES) / "z" / "fgpipe"
+    assert disks._here(missing) == Path("/mnt/z/fgpipe")
+    assert disks._here(tmp_path) == tmp_path

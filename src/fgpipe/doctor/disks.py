@@ -38,6 +38,9 @@ class Folder:
     """Free space below which it is worth a warning."""
 
 
+DESKTOP_DRIVES = "/run/desktop/mnt/host"
+"""Where Docker Desktop's engine has the drives of Windows; `/mnt/d` in WSL2 is `/run/desktop/mnt/host/d` there."""
+
 FOLDERS = (
     Folder("FGPIPE_MODELS_DIR", "base models", 2 * GIB),
     Folder("FGPIPE_ADAPTERS_DIR", "adapters", GIB),
@@ -70,11 +73,11 @@ def folders(values: Mapping[str, str], *, adapters: Path) -> list[Check]:
 def _folder(folder: Folder, text: str, measured: dict[int, Speed]) -> Check:
     name, change = f"folder for {folder.purpose}", f"{folder.variable}: another folder"
     if re.match(r"[A-Za-z]:[\\/]", text) and os.name != "nt":
-        drive = f"/mnt/{text[0].lower()}/" + text[3:].replace("\\", "/")
+        drive = f"{DESKTOP_DRIVES}/{text[0].lower()}/" + text[3:].replace("\\", "/")
         return Check(
-            name, "fail", f"got the Windows path {text}, expected it as WSL2 sees it", f"{folder.variable}={drive}"
+            name, "fail", f"got the Windows path {text}, expected it as Docker sees it", f"{folder.variable}={drive}"
         )
-    path = Path(text).expanduser()
+    path = _here(Path(text).expanduser())
     if not path.is_dir():
         found = f"{path} is a file" if path.exists() else f"no {path}: Docker would make it, owned by root"
         return Check(name, "fail", found, f"{folder.variable}: mkdir -p {path}, or another folder")
@@ -99,6 +102,13 @@ def _folder(folder: Folder, text: str, measured: dict[int, Speed]) -> Check:
         where = "a folder inside WSL2 is faster than /mnt/…" if text.startswith("/mnt/") else "an SSD is faster"
         return Check(name, "warn", f"{found}; slow", f"{folder.variable}: {where}")
     return Check(name, "ok", found)
+
+
+def _here(path: Path) -> Path:
+    """Where this machine has what Docker Desktop's engine calls `path`: WSL2 mounts the drives elsewhere."""
+    if path.is_relative_to(DESKTOP_DRIVES) and not path.exists():
+        return Path("/mnt") / path.relative_to(DESKTOP_DRIVES)
+    return path
 
 
 def measure(folder: Path) -> Speed:
