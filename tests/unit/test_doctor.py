@@ -85,7 +85,11 @@ def test_a_sound_setting_has_nothing_to_change(tiny: Config, values: dict[str, s
         ({"FGPIPE_GATEWAY_KEYS": ""}, "keys", "FGPIPE_GATEWAY_KEYS"),
         ({"FGPIPE_GATEWAY_KEYS": "a" * 20 + "," + SECRETS["FGPIPE_ADMIN_KEY"]}, "keys", "FGPIPE_GATEWAY_KEYS[1]"),
         ({"FGPIPE_ADAPTERS_DIR": "/nowhere/at/all"}, "folder for adapters", "FGPIPE_ADAPTERS_DIR"),
-        ({"HF_CACHE_DIR": "D:\\models\\cache"}, "folder for hub cache", "HF_CACHE_DIR=/run/desktop/mnt/host/d/models/cache"),
+        (
+            {"HF_CACHE_DIR": "D:\\models\\cache"},
+            "folder for hub cache",
+            "HF_CACHE_DIR=/run/desktop/mnt/host/d/models/cache",
+        ),
         ({"FGPIPE_PORT": "70000"}, "server port", "FGPIPE_PORT"),
         ({"FGPIPE_GATEWAY_PORT": "many"}, "gateway port", "FGPIPE_GATEWAY_PORT"),
         ({"FGPIPE_MODEL": "/models/none"}, "base model", "FGPIPE_MODEL"),
