@@ -219,12 +219,14 @@ def test_a_publish_during_traffic_fails_no_request_and_is_seen(served: Served, f
 
     with ThreadPoolExecutor(8) as pool:
         asking = [pool.submit(ask) for _ in range(8)]
-        for seed in (6, 7):
-            time.sleep(1)
-            served.publish("gate", seed)
-            live.refresh(served.server.base_url, "gate")
-        after = front.post(CHAT, json=chat("gate", max_tokens=1)).json()["model"]
-        done.set()
+        try:
+            for seed, version in ((6, "v0002"), (7, "v0003")):
+                time.sleep(1)
+                served.publish("gate", seed)
+                live.refresh(served.server.base_url, "gate", expect=version)
+            after = front.post(CHAT, json=chat("gate", max_tokens=1)).json()["model"]
+        finally:
+            done.set()
         for one in asking:
             one.result(60)
     assert statuses == {200}
