@@ -84,6 +84,19 @@ def test_leaving_the_block_ends_the_server_and_what_it_started(model: ModelConfi
     process.require_free_port("127.0.0.1", running.server.port)
 
 
+def test_training_before_does_not_silence_the_servers_log(
+    model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `run` has trained, vLLM would say nothing of its start, and nothing of adapters it cannot load."""
+    monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
+    import trl.trainer.sft_trainer  # noqa: F401
+
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")  # as its first import does
+    script = "import os; print('level', os.environ.get('VLLM_LOGGING_LEVEL'))"
+    with pytest.raises(ServeError, match="level None"):
+        server(model, tmp_path, script).__enter__()
+
+
 def test_a_failing_start_names_the_root_cause_at_once(model: ModelConfig, tmp_path: Path) -> None:
     """The user would wait for a time-out, then search three stacked tracebacks."""
     script = f"import sys; print({VLLM_TRACEBACK!r}); sys.exit(1)"

@@ -92,7 +92,7 @@ class VllmServer:
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 self.command,
-                env={**os.environ, **self.variables},
+                env={**_environment(), **self.variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -143,6 +143,14 @@ class VllmServer:
             return bool(api.models(self.base_url, timeout_s=5))
         except (OSError, ServeError):
             return False
+
+
+def _environment() -> dict[str, str]:
+    """Our environment without what TRL adds to it when it is imported: vLLM's log would hold errors only."""
+    found = dict(os.environ)
+    if "trl" in sys.modules and found.get("VLLM_LOGGING_LEVEL") == "ERROR":
+        del found["VLLM_LOGGING_LEVEL"]
+    return found
 
 
 def require_free_port(host: str, port: int) -> None:
