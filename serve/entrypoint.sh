@@ -113,7 +113,7 @@ else
     command+=(--lora-modules "${modules[@]}")
   fi
 fi
-variables+=(VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1)
+variables+=(VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 VLLM_HTTP_TIMEOUT_KEEP_ALIVE=120)
 if [[ $plugin == plugin && -n ${FGPIPE_WATCH_S:-} ]]; then
   variables+=("FGPIPE_WATCH_S=$FGPIPE_WATCH_S")
 fi

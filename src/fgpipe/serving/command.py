@@ -99,6 +99,8 @@ def server_environment(server: ServerConfig, *, adapters: Path, build: Build, pl
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if plugin else "0",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
+        # Seconds. vLLM's 5 close a connection under a client that is about to use it again: a lost request.
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "120",
     }
     if plugin and server.watch_s:
         variables[WATCH_VARIABLE] = str(server.watch_s)
