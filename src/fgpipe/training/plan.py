@@ -15,6 +15,9 @@ Attention = Literal["sdpa", "eager"]
 LOGITS_AT_ONCE = 2**26
 """Logits the loss holds at once: 256 MiB in float32, 256 rows of FunctionGemma's vocabulary."""
 
+COMPILED_LOGITS_AT_ONCE = 2**29
+"""The same for a compiled loss, which keeps bfloat16 alone: 2,048 rows; fewer leave matrix units of a GPU waiting."""
+
 SCORES_BYTES = 2**30
 """Most memory for attention scores that plain attention may take on a CPU."""
 

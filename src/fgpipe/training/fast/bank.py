@@ -1,0 +1,132 @@
+"""The weights of several adapters with their gradients and Adam's moments, side by side on the device.
+
+Adapters of lower rank are padded with zeros. What is padded has a gradient of zero and stays zero, so a narrow adapter
+learns beside wide ones as it would alone. Heavy: imports torch; import it only to train.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch  # noqa: TID253
+from torch import Tensor  # noqa: TID253
+
+from fgpipe.config import LoraConfig, ModelShape
+
+GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+"""Linear layers with the same input: their A's are one matrix."""
+
+BLOCK_OF = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn") | dict.fromkeys(
+    ("gate_proj", "up_proj", "down_proj"), "mlp"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where in an adapter's flat row of weights each matrix lies; all layers of the model are alike."""
+
+    shape: ModelShape
+    rank: int
+    """Largest rank; lower ones are padded."""
+
+    def matrices(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """(module, "A" or "B") -> shape: A is (rank, in), B is (out, rank); in the order they lie in a layer."""
+        linear = self.shape.linear_shapes()
+        found: dict[tuple[str, str], tuple[int, int]] = {}
+        for group in GROUPS:
+            found |= {(module, "A"): (self.rank, linear[module][0]) for module in group}
+            found |= {(module, "B"): (linear[module][1], self.rank) for module in group}
+        return found
+
+    def split_sizes(self) -> list[int]:
+        """Cuts a layer's weights into one A a group and one B a module: A, B, B, B, A, B, A, B, B, A, B."""
+        sizes = []
+        for group in GROUPS:
+            shapes = [self.matrices()[module, kind] for kind in "AB" for module in group]
+            sizes.append(sum(rows * columns for rows, columns in shapes[: len(group)]))
+            sizes += [rows * columns for rows, columns in shapes[len(group) :]]
+        return sizes
+
+    def layer_size(self) -> int:
+        """Weights of one adapter in one layer, padding included."""
+        return sum(rows * columns for rows, columns in self.matrices().values())
+
+    def size(self) -> int:
+        """Weights of one adapter, padding included."""
+        return self.shape.num_hidden_layers * self.layer_size()
+
+    def views(self, flat: Tensor, rank: int) -> dict[str, Tensor]:
+        """PEFT's name of each matrix -> its part of `flat` (size,) at `rank`, sharing memory."""
+        found, start = {}, 0
+        for layer in range(self.shape.num_hidden_layers):
+            for (module, kind), (rows, columns) in self.matrices().items():
+                matrix = flat[start : start + rows * columns].view(rows, columns)
+                start += rows * columns
+                name = f"base_model.model.model.layers.{layer}.{BLOCK_OF[module]}.{module}.lora_{kind}.weight"
+                found[name] = matrix[:rank] if kind == "A" else matrix[:, :rank]
+        return found
+
+
+class Bank:
+    """`slots` adapters on `device`. Values, gradients and moments are (slots, layout.size()) in float32."""
+
+    def __init__(self, layout: Layout, slots: int, device: torch.device | str) -> None:
+        self.layout = layout
+        self.slots = slots
+        self.values, self.gradients, self.exp_avg, self.exp_avg_sq = (
+            torch.zeros(slots, layout.size(), device=device) for _ in range(4)
+        )
+        self.scales = torch.zeros(slots, device=device)
+        size = layout.layer_size()
+        starts = range(0, layout.size(), size)
+        self.leaves = [self.values[:, start : start + size].detach().requires_grad_() for start in starts]
+        """(slots, layer size) each, sharing memory with `values`."""
+        self.leaf_gradients = [self.gradients[:, start : start + size] for start in starts]
+
+    def seat(self, slot: int, state: Mapping[str, Tensor], lora: LoraConfig) -> None:
+        """Put an adapter into a slot: `state` as `initial_state` or `state` returns it."""
+        for flat in (self.values, self.gradients, self.exp_avg, self.exp_avg_sq):
+            flat[slot].zero_()
+        for prefix, flat in self._kept().items():
+            for name, matrix in self.layout.views(flat[slot], lora.r).items():
+                if f"{prefix}{name}" in state:
+                    matrix.copy_(state[f"{prefix}{name}"])
+        self.scales[slot] = lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r)
+
+    def state(self, slot: int, lora: LoraConfig) -> dict[str, Tensor]:
+        """Weights and moments of a slot, on the CPU: all that another bank needs to go on."""
+        return {
+            f"{prefix}{name}": matrix.cpu().contiguous()
+            for prefix, flat in self._kept().items()
+            for name, matrix in self.layout.views(flat[slot], lora.r).items()
+            if name.split(".")[-3] in lora.target_modules
+        }
+
+    def _kept(self) -> dict[str, Tensor]:
+        return {"": self.values, "exp_avg.": self.exp_avg, "exp_avg_sq.": self.exp_avg_sq}
+
+
+def weights_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's weights alone, by PEFT's names."""
+    return {name: matrix for name, matrix in state.items() if not name.startswith("exp_avg")}
+
+
+def initial_state(shape: ModelShape, lora: LoraConfig, *, seed: int) -> dict[str, Tensor]:
+    """An untrained adapter, the same that PEFT draws from `seed`: B is zero, A uniform.
+
+    PEFT makes two `nn.Linear` a module, which draw their own weights, and then draws A again.
+    """
+    source = torch.Generator().manual_seed(seed)
+    linear = shape.linear_shapes()
+    state: dict[str, Tensor] = {}
+    for layer in range(shape.num_hidden_layers):
+        for module in (module for module in BLOCK_OF if module in lora.target_modules):
+            inputs, outputs = linear[module]
+            a, b = torch.empty(lora.r, inputs), torch.empty(outputs, lora.r)
+            for matrix in (a, b, a):
+                torch.nn.init.kaiming_uniform_(matrix, a=math.sqrt(5), generator=source)
+            name = f"base_model.model.model.layers.{layer}.{BLOCK_OF[module]}.{module}"
+            state |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": torch.zeros(outputs, lora.r)}
+    return state

@@ -1,0 +1,267 @@
+"""Steps of training: forward, backward and AdamW for a bank of adapters, on a GPU as one captured CUDA graph.
+
+Every adapter has its own learning rate, step count, clipping and end of a step, given as numbers on the device, so that
+one captured step serves any mixture. Heavy: imports torch; import it only to train.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np  # noqa: TID253
+import torch  # noqa: TID253
+from torch import Tensor  # noqa: TID253
+
+from fgpipe.progress import say
+from fgpipe.training.fast.bank import Bank
+from fgpipe.training.fast.gemma3 import Base, Batch, PackedGemma3
+from fgpipe.training.packing import Ladder, Packed, Part, Shape, pack
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+"""AdamW's, as TRL has them."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """The end of an optimizer step of one adapter."""
+
+    number: int
+    """Of the step, from 1."""
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+
+
+CONTROLS = ("ends", "learning_rate", "correction1", "correction2", "weight_decay", "max_grad_norm", "number")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What has happened to one adapter since its report was last taken."""
+
+    loss_sum: float
+    """Of its finished steps."""
+    grad_norm: float
+    """Of the last finished step, before clipping."""
+    bad_step: int
+    """First step whose loss or gradient was not finite, and which so changed nothing; 0: none."""
+    bad_loss: float
+    bad_norm: float
+
+
+class Engine:
+    """A base with a bank, ready to run steps of the shapes of a ladder."""
+
+    def __init__(self, base: Base, bank: Bank, shapes: Ladder) -> None:
+        self.base = base
+        self.bank = bank
+        self.shapes = shapes
+        self.on_gpu = base.device.type == "cuda"
+        self.model = PackedGemma3(base, bank, longest=shapes.longest_tokens, compiled=self.on_gpu)
+        self.losses = torch.zeros(bank.slots + 1, device=base.device)
+        """Of the unfinished step of each slot; the last entry takes free places."""
+        self.reports = torch.zeros(len(fields(Report)), bank.slots, device=base.device)
+        self._optimise: Callable[..., None] = torch.compile(optimise) if self.on_gpu else optimise
+        self._graphs: dict[Shape, Captured] = {}
+        self._pool: tuple[int, int] | None = None
+        self._pending: list[torch.cuda.Event] = []
+
+    def run(self, parts: Sequence[Part], updates: dict[int, Update]) -> int:
+        """One pass over `parts`, then the updates of the slots in `updates`; the tokens of the shape it took.
+
+        On a GPU it returns before the work is done.
+        """
+        shape = self.shapes.choose([part.batch for part in parts])
+        packed = pack(parts, shape, self.shapes)
+        controls = control_rows(updates, self.bank.slots)
+        if not self.on_gpu:
+            self._step(*self._tensors(packed, controls))
+        else:
+            if shape not in self._graphs:
+                self.capture(shape)
+            captured = self._graphs[shape]
+            captured.fill(packed, controls)
+            captured.graph.replay()
+            self._throttle()
+        return shape.tokens
+
+    def capture(self, shape: Shape) -> None:
+        """Compile for `shape` if need be and record the step as a graph; changes no weight.
+
+        Raises:
+            torch.OutOfMemoryError: it does not fit.
+        """
+        empty = pack([], shape, self.shapes)
+        captured = Captured(*self._tensors(empty, control_rows({}, self.bank.slots)))
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self._step(captured.batch, captured.controls)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(captured.graph, pool=self._pool):
+            self._step(captured.batch, captured.controls)
+        self._pool = captured.graph.pool()
+        self._graphs[shape] = captured
+
+    def release(self) -> None:
+        """Forget all graphs and what they hold."""
+        self._graphs.clear()
+        self._pool = None
+        if self.on_gpu:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+
+    def take_reports(self) -> list[Report]:
+        """One report a slot, and a new beginning of all sums; waits for the device."""
+        found = self.reports.t().tolist()
+        self.reports[0].zero_()
+        return [Report(row[0], row[1], int(row[2]), row[3], row[4]) for row in found]
+
+    def reset(self, slot: int) -> None:
+        """Forget loss and report of a slot that is about to get another adapter."""
+        self.losses[slot] = 0.0
+        self.reports[:, slot] = 0.0
+
+    def held_out_loss(self, parts: Sequence[Part]) -> float:
+        """Sum of the weighted losses of `parts`, which fit one step; no graph, no update."""
+        shape = self.shapes.choose([part.batch for part in parts])
+        batch, _ = self._tensors(pack(parts, shape, self.shapes), control_rows({}, self.bank.slots))
+        with torch.no_grad():
+            total, _ = self.model.losses(batch)
+        return float(total)
+
+    def _step(self, batch: Batch, controls: Tensor) -> None:
+        total, losses = self.model.losses(batch)
+        gradients = torch.autograd.grad(total, self.bank.leaves)
+        torch._foreach_add_(self.bank.leaf_gradients, list(gradients))
+        self.losses.index_add_(0, batch.label_slots, losses)
+        bank = self.bank
+        self._optimise(
+            bank.values, bank.gradients, bank.exp_avg, bank.exp_avg_sq, self.losses[:-1], self.reports, controls
+        )
+
+    def _tensors(self, packed: Packed, controls: np.ndarray) -> tuple[Batch, Tensor]:
+        device = self.base.device
+        found = {name: torch.from_numpy(value).to(device) for name, value in arrays(packed).items()}
+        return Batch(**found), torch.from_numpy(controls).to(device)
+
+    def _throttle(self) -> None:
+        """Keep at most a few steps ahead of the device."""
+        event = torch.cuda.Event()
+        event.record()
+        self._pending.append(event)
+        if len(self._pending) > 3:
+            self._pending.pop(0).synchronize()
+
+
+class Captured:
+    """A captured step with the tensors it reads."""
+
+    def __init__(self, batch: Batch, controls: Tensor) -> None:
+        self.graph = torch.cuda.CUDAGraph()
+        self.batch = batch
+        self.controls = controls
+
+    def fill(self, packed: Packed, controls: np.ndarray) -> None:
+        """Put a step's content where the graph reads it."""
+        for name, value in arrays(packed).items():
+            getattr(self.batch, name).copy_(torch.from_numpy(value).pin_memory(), non_blocking=True)
+        self.controls.copy_(torch.from_numpy(controls).pin_memory(), non_blocking=True)
+
+
+def arrays(packed: Packed) -> dict[str, np.ndarray]:
+    """The arrays of a packed step by the names of `Batch`, indices in int64."""
+    found = {field.name: getattr(packed, field.name) for field in fields(Batch)}
+    kept = ("bounds", "weights")
+    return {name: value if name in kept else value.astype(np.int64) for name, value in found.items()}
+
+
+def control_rows(updates: dict[int, Update], slots: int) -> np.ndarray:
+    """(slots, len(CONTROLS)) in float32: what `optimise` reads."""
+    rows = np.zeros((slots, len(CONTROLS)), np.float32)
+    rows[:, 2:4] = 1.0
+    for slot, update in updates.items():
+        first, second = (1.0 - beta**update.number for beta in BETAS)
+        rows[slot] = (
+            1.0, update.learning_rate, first, math.sqrt(second), update.weight_decay, update.max_grad_norm,
+            update.number,
+        )  # fmt: skip
+    return rows
+
+
+def optimise(
+    values: Tensor,
+    gradients: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    losses: Tensor,
+    reports: Tensor,
+    controls: Tensor,
+) -> None:
+    """Clip and apply AdamW to the adapters whose step ends here, each by its own numbers; all in place.
+
+    An adapter whose loss or gradient is not finite keeps its weights, and its report says since when. No operation
+    mixes rows, so the others do not notice.
+
+    Args:
+        values: (slots, size), and so the next three.
+        gradients: summed over the step; zero afterwards where it ended.
+        exp_avg: first moments.
+        exp_avg_sq: second moments.
+        losses: (slots,), summed likewise.
+        reports: (fields of Report, slots).
+        controls: (slots, CONTROLS).
+    """
+    ends, rate, correction1, correction2, decay, max_norm, number = controls.unbind(1)
+    norm = gradients.square().sum(1).sqrt()
+    ended = ends > 0
+    sound = torch.isfinite(norm) & torch.isfinite(losses)
+    goes = (ended & sound)[:, None]
+    clip = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    gradient = torch.where(goes, gradients * clip[:, None], 0.0)
+    first = torch.where(goes, exp_avg + (gradient - exp_avg) * (1.0 - BETAS[0]), exp_avg)
+    second = torch.where(goes, exp_avg_sq * BETAS[1] + gradient * gradient * (1.0 - BETAS[1]), exp_avg_sq)
+    step = first / (second.sqrt() / correction2[:, None] + EPSILON) * (rate / correction1)[:, None]
+    changed = torch.where(goes, values * (1.0 - rate * decay)[:, None] - step, values)
+    exp_avg.copy_(first)
+    exp_avg_sq.copy_(second)
+    values.copy_(changed)
+    gradients.copy_(torch.where(ended[:, None], 0.0, gradients))
+    first_bad = ended & ~sound & (reports[2] == 0)
+    reports.copy_(
+        torch.stack(
+            (
+                reports[0] + torch.where(ended, losses, 0.0),
+                torch.where(ended, norm, reports[1]),
+                torch.where(first_bad, number, reports[2]),
+                torch.where(first_bad, losses, reports[3]),
+                torch.where(first_bad, norm, reports[4]),
+            )
+        )
+    )
+    losses.copy_(torch.where(ended, 0.0, losses))
+
+
+def largest_that_fits(engine: Engine, make: Callable[[int], Ladder]) -> None:
+    """Capture the largest shape; if memory does not hold it, halve the ladder until it does, and say so.
+
+    Args:
+        engine: on a GPU.
+        make: a ladder whose largest shape has that many blocks, or the fewest it can.
+    """
+    while True:
+        try:
+            engine.capture(engine.shapes.largest)
+            return
+        except torch.OutOfMemoryError:
+            blocks = engine.shapes.largest_blocks
+            smaller = make(blocks // 2)
+            if smaller.largest_blocks >= blocks:
+                raise
+            engine.release()
+            before, engine.shapes = engine.shapes.largest.tokens, smaller
+            say(f"train: out of memory at {before:,} tokens a pass; going on with {smaller.largest.tokens:,}")
