@@ -154,9 +154,19 @@ class PackedGemma3:
         hidden = base.embedding.shape[1]
         self.embedding_scale = torch.tensor(hidden**0.5).to(base.embedding.dtype).item()
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The weighted loss of all rows, a scalar to differentiate, and (labels,) what each label adds to it."""
+    def losses(self, batch: Batch, *, compiled: bool = True) -> tuple[Tensor, Tensor]:
+        """The weighted loss of all rows, a scalar to differentiate, and (labels,) what each label adds to it.
+
+        Args:
+            batch: the rows.
+            compiled: use what is compiled, if this model is; not worth it for a few passes without gradient.
+        """
         base = self.base
+        one_layer: Callable[..., Tensor] = layer
+        entropy: CrossEntropy = cross_entropy
+        at_once = LOGITS_AT_ONCE
+        if compiled:
+            one_layer, entropy, at_once = self.layer, self.cross_entropy, self.logits_at_once
         blocks = (len(batch.block_slots), -1)
         x = F.embedding(batch.ids, base.embedding) * self.embedding_scale
         x = x.unflatten(0, blocks)
@@ -166,14 +176,14 @@ class PackedGemma3:
         }
         for weights, leaf, window, kind in zip(base.layers, self.bank.leaves, base.windows, base.kinds, strict=True):
             cosine, sine = rotations[kind]
-            x = self.layer(
+            x = one_layer(
                 x, weights, leaf, self.bank.scales, cosine, sine, batch.bounds, window, batch.block_slots,
                 self.longest, self.sizes,
             )  # fmt: skip
         x = x.flatten(0, 1).index_select(0, batch.label_places)
         x = norm(x, base.final_norm, self.sizes.epsilon)
         found: tuple[Tensor, Tensor] = FrozenHeadLoss.apply(
-            x, base.embedding, batch.targets, batch.weights, self.cross_entropy, self.logits_at_once
+            x, base.embedding, batch.targets, batch.weights, entropy, at_once
         )
         return found
 
