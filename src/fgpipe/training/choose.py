@@ -51,16 +51,29 @@ def choose_backend(lora: LoraConfig, model: ModelConfig, config: TrainConfig, ma
     """
     against = obstacles(lora, model, config, machine)
     if config.backend == "fast":
-        if against:
-            raise TrainingError(
-                f"train.backend: got fast with {'; '.join(against)}", hint="train.backend=auto takes trl there"
-            )
+        require_fast(lora, model, config, machine)
         return "fast", "as asked"
     if config.backend == "trl":
         return "trl", "as asked"
     if machine.device != "cuda":
         return "trl", "no GPU"
     return ("trl", against[0]) if against else ("fast", "Gemma 3 on a GPU")
+
+
+def require_fast(lora: LoraConfig, model: ModelConfig, config: TrainConfig, machine: Machine) -> None:
+    """Refuse what the fast back end cannot do.
+
+    Raises:
+        TrainingError: naming it.
+    """
+    against = obstacles(lora, model, config, machine)
+    if config.backend == "trl":
+        against.insert(0, "train.backend=trl")
+    if against:
+        raise TrainingError(
+            f"train.backend: got fast with {'; '.join(against)}",
+            hint="python -m fgpipe train with train.backend=trl takes all of it, one adapter at a time",
+        )
 
 
 def this_machine(model: ModelConfig) -> Machine:
