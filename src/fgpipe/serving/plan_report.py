@@ -22,7 +22,8 @@ def plan_json(plans: Sequence[EnginePlan], gpu: Gpu) -> dict[str, Any]:
         "gpu": {"name": gpu.name, "total_bytes": gpu.total_bytes, "reserved_bytes": gpu.reserved_bytes},
         "context_bytes": CONTEXT_BYTES,
         "models": [_model_json(plan) for plan in plans],
-        "free_shares_left": gpu.free_shares(len(plans)) - sum(plan.shares for plan in plans),
+        # The CPU build has no shares to give.
+        "free_shares_left": gpu.total_bytes and gpu.free_shares(len(plans)) - sum(plan.shares for plan in plans),
     }
 
 
