@@ -117,6 +117,13 @@ variables+=(VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 VLLM_HTTP_TIMEOUT_KEEP_ALIVE=12
 if [[ $plugin == plugin && -n ${FGPIPE_WATCH_S:-} ]]; then
   variables+=("FGPIPE_WATCH_S=$FGPIPE_WATCH_S")
 fi
+if [[ $build == gpu && $plugin == plugin ]] && command -v nvidia-smi >/dev/null; then
+  kernels=$("$python" -c 'from fgpipe.serving.tuned import main; main()' "$model" "${FGPIPE_MAX_LORAS:-8}" \
+    "${FGPIPE_MAX_LORA_RANK:-32}" "${FGPIPE_TUNED_KERNELS:-tuned}")
+  if [[ -n $kernels ]]; then
+    variables+=("VLLM_TUNED_CONFIG_FOLDER=$kernels")
+  fi
+fi
 if [[ $build == cpu ]]; then
   variables+=("VLLM_CPU_KVCACHE_SPACE=${FGPIPE_CPU_KV_CACHE_GIB:-1}")
 fi

@@ -190,6 +190,11 @@ class ServerConfig(Section):
     watch_s: float = Field(
         default=0, ge=0, description="seconds between two looks of the server itself for new versions; 0: when told"
     )
+    tuned_kernels: str = Field(
+        default="tuned",
+        min_length=1,
+        description="LoRA kernel settings of `python -m fgpipe tune`, a folder; where it has none, those shipped count",
+    )
     start_timeout_s: float = Field(default=300, gt=0, description="longest wait for the server to become ready")
 
     @field_validator("max_lora_rank")

@@ -37,6 +37,18 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _tune(parsed: argparse.Namespace) -> int:
+    from fgpipe import tuning
+
+    tuning.tune(config(parsed), limit_s=parsed.limit_s, as_json=parsed.json)
+    return 0
+
+
+def _tune_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit-s", type=float, default=900.0, metavar="SECONDS", help="end within this time (900)")
+    json_flag(parser)
+
+
 def _download(parsed: argparse.Namespace) -> int:
     from fgpipe import downloading
 
@@ -131,6 +143,13 @@ SERVING = (
         _plan,
         ("model", "server", "lora.r"),
         _plan_flags,
+    ),
+    Command(
+        "tune",
+        "measure LoRA kernel settings for this GPU, base, rank and slots",
+        _tune,
+        ("model", "server.max_loras", "server.max_lora_rank", "server.tuned_kernels"),
+        _tune_flags,
     ),
     Command(
         "download",

@@ -14,6 +14,7 @@ from fgpipe.config import ModelConfig, ServerConfig
 from fgpipe.errors import PublishError, ServeError
 from fgpipe.models import base
 from fgpipe.progress import say
+from fgpipe.serving import tuned
 from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, GUARD, NAME, WATCH_VARIABLE, WORKER_EXTENSION
 
 Build = Literal["gpu", "cpu"]
@@ -53,6 +54,13 @@ def installed_version() -> str:
     return metadata.version(next(name for name, brought in DISTRIBUTIONS.items() if brought == build))
 
 
+def tuned_kernels(model: ModelConfig, server: ServerConfig, *, build: Build) -> tuned.Found:
+    """The folder with settings of the LoRA kernels that a server gets here, and why."""
+    if build == "cpu":
+        return tuned.Found(None, "")
+    return tuned.find(model, server, vllm=installed_version())
+
+
 def plugin_installed() -> bool:
     """Whether vLLM in this environment will find our plugin; it needs fgpipe installed, not merely on the path."""
     return any(point.name == NAME for point in metadata.entry_points(group="vllm.general_plugins"))
@@ -90,8 +98,14 @@ def serve_command(
     return command + _format_words(plugin) + ([] if plugin else _lora_modules(adapters))
 
 
-def server_environment(server: ServerConfig, *, adapters: Path, build: Build, plugin: bool = True) -> dict[str, str]:
-    """Variables to set for `serve_command`, on top of the environment that is there."""
+def server_environment(
+    server: ServerConfig, *, adapters: Path, build: Build, plugin: bool = True, kernels: Path | None = None
+) -> dict[str, str]:
+    """Variables to set for `serve_command`, on top of the environment that is there.
+
+    Args:
+        kernels: folder with settings of the LoRA kernels (`tuned.find`).
+    """
     variables = {
         ADAPTERS_VARIABLE: str(adapters.absolute()),
         # Unset, vLLM would load every plugin of the environment, its own resolvers included: they read any path.
@@ -104,6 +118,8 @@ def server_environment(server: ServerConfig, *, adapters: Path, build: Build, pl
     }
     if plugin and server.watch_s:
         variables[WATCH_VARIABLE] = str(server.watch_s)
+    if kernels is not None:
+        variables[tuned.VARIABLE] = str(kernels)
     if build == "cpu":
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(server.cpu_kv_cache_gib)
     return variables

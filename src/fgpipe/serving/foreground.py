@@ -18,6 +18,7 @@ from fgpipe.serving.command import (
     published,
     serve_command,
     server_environment,
+    tuned_kernels,
 )
 from fgpipe.serving.process import VllmServer
 
@@ -40,6 +41,8 @@ def serve(model: ModelConfig, server: ServerConfig, *, adapters: Path, print_onl
     if reason := keys.refusal_to_listen(server.host):
         raise ServeError(reason, hint="set them in the environment, or server.host=127.0.0.1")
     with VllmServer(model, server, adapters=adapters) as running:
+        if running.kernels.line:
+            say(running.kernels.line)
         names = ", ".join(published(adapters)) or f"none yet; what appears in {adapters}/ answers without a restart"
         print(f"ready:    {running.base_url}/v1", f"base:     {model.id}", f"adapters: {names}", sep="\n", flush=True)
         say(f"log:      {running.log} (Ctrl-C ends the server)")
@@ -49,7 +52,10 @@ def serve(model: ModelConfig, server: ServerConfig, *, adapters: Path, print_onl
 def shell_line(model: ModelConfig, server: ServerConfig, *, adapters: Path) -> str:
     """Environment and command of the server, quoted for a shell."""
     build, plugin = installed_build(), plugin_installed()
-    variables = server_environment(server, adapters=adapters, build=build, plugin=plugin)
+    kernels = tuned_kernels(model, server, build=build)
+    if kernels.line:
+        say(kernels.line)
+    variables = server_environment(server, adapters=adapters, build=build, plugin=plugin, kernels=kernels.folder)
     words = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
     return " ".join([*words, shlex.join(serve_command(model, server, adapters=adapters, build=build, plugin=plugin))])
 

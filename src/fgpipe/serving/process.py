@@ -21,7 +21,14 @@ from fgpipe.errors import ServeError
 from fgpipe.models import base
 from fgpipe.progress import console, say
 from fgpipe.serving import api, faults
-from fgpipe.serving.command import Build, installed_build, plugin_installed, serve_command, server_environment
+from fgpipe.serving.command import (
+    Build,
+    installed_build,
+    plugin_installed,
+    serve_command,
+    server_environment,
+    tuned_kernels,
+)
 
 POLL_S = 0.25
 """Between two looks at a server that starts or ends."""
@@ -55,7 +62,10 @@ class VllmServer:
         build = build or installed_build()
         plugin = plugin_installed()
         self.command = serve_command(model, server, adapters=adapters, build=build, plugin=plugin)
-        self.variables = server_environment(server, adapters=adapters, build=build, plugin=plugin)
+        self.kernels = tuned_kernels(model, server, build=build)
+        self.variables = server_environment(
+            server, adapters=adapters, build=build, plugin=plugin, kernels=self.kernels.folder
+        )
         self.process: subprocess.Popen[bytes] | None = None
         self._undo = ExitStack()
 
