@@ -4,9 +4,10 @@
 
 `benchmarks/README.md` says what is measured and how. The base has FunctionGemma's exact shape and random weights, made
 here; `--model tiny` is for machines without a GPU. Parts: plain, plain-default, plain-api4 (vLLM alone); engine,
-engine-default, engine-tuned (one fgpipe server, asked directly); replicasN (N of them behind the gateway); clients
-(what the clients themselves can take in); plan (the capacity planner against what vLLM took). Words such as
-`server.max_num_seqs=512` or `gateway.spill_in_flight=64` are settings of fgpipe's servers and gateway.
+engine-default, engine-tuned (one fgpipe server, asked directly); replicasN (`serve server.replicas=N`: N of them behind
+the gateway); enginesN (the same, started one by one); clients (what the clients themselves can take in); plan (the
+capacity planner against what vLLM took). Words such as `server.max_num_seqs=512` or `gateway.spill_in_flight=64` are
+settings of fgpipe's servers and gateway.
 
 All servers of a run live side by side and take turns, so that a machine whose speed drifts affects them alike. A run
 ends inside --limit-s; what it had no time for is named, and what it has is in OUT/serving.json at any moment.
@@ -34,8 +35,9 @@ import serving_capacity  # noqa: E402
 import serving_plan  # noqa: E402
 import serving_report  # noqa: E402
 from gateway import cpu_s  # noqa: E402
+from serving_base import make_adapters, make_base  # noqa: E402
 from serving_load import Clients, Load, figures  # noqa: E402
-from serving_ways import Bench, Way, make_adapters, make_base, names_known, running, ways  # noqa: E402
+from serving_ways import Bench, Way, names_known, running, ways  # noqa: E402
 
 from fgpipe.errors import FgpipeError  # noqa: E402
 from fgpipe.progress import say  # noqa: E402
@@ -171,7 +173,7 @@ def measure_all(run: Run) -> None:
         started = ways(run.bench, wanted, timeout_s=run.left_s())
         try:
             with running(run.bench, started) as found:
-                run.result["start_s"] = {way.name: way.extra["start_s"] for way in found}
+                run.result["start_s"] = {way.name: way.start_s for way in found}
                 for way in found:
                     run.warm_up(workers, way)
                 closed_loops(run, workers, found)

@@ -1,32 +1,31 @@
-"""What is compared by `serving.py`: a base, adapters, and the ways to serve them.
+"""What is compared by `serving.py`: ways to serve the same base and adapters.
 
-A *way* is an address with what is behind it: one plain vLLM, one fgpipe server, or several behind the gateway.
+A *way* is an address with what is behind it: one plain vLLM, one fgpipe server, or several behind the gateway, either
+as `python -m fgpipe serve server.replicas=N` starts them or one by one.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import re
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from gateway import ROOT, free_port
 from gateway import _ready as answers
 
 from fgpipe import resources
 from fgpipe.compose import compose
-from fgpipe.config import Config, ModelConfig, ModelShape
-from fgpipe.functiongemma import tokens
+from fgpipe.config import Config, ModelConfig
+from fgpipe.errors import FgpipeError, ServeError
 from fgpipe.serving import VllmServer, gpus, installed_build
 from fgpipe.serving.memory import GIB
-from fgpipe.serving.shapes import read_shape
 
 TUNED_VARIABLE = "VLLM_TUNED_CONFIG_FOLDER"
 
@@ -51,142 +50,87 @@ MOST_KV_GIB = 24
 """More KV cache than any load here fills."""
 
 
+class Product:
+    """`python -m fgpipe serve server.replicas=N`: all its servers and the gateway, as one process that ends them."""
+
+    def __init__(self, words: Sequence[str], *, url: str, log: Path, timeout_s: float) -> None:
+        self.words, self.url, self.log, self.timeout_s = list(words), url, log, timeout_s
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process."""
+        with open(self.log, "wb") as log:
+            command = [sys.executable, "-m", "fgpipe", "serve", *self.words]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def wait_ready(self) -> None:
+        """Return when it says that it is ready.
+
+        Raises:
+            ServeError: it ended, or took too long.
+        """
+        until = time.monotonic() + self.timeout_s
+        while not re.search(r"^ready: ", self.log.read_text(errors="replace"), re.MULTILINE):
+            if self.process is None or self.process.poll() is not None or time.monotonic() > until:
+                raise ServeError(f"serve: got no `ready:`, expected it: {self.log.read_text(errors='replace')[-500:]}")
+            time.sleep(0.25)
+
+    def stop(self) -> None:
+        """End it; it ends its servers and the gateway first."""
+        process, self.process = self.process, None
+        if process is not None and process.poll() is None:
+            process.terminate()
+            process.wait(90)
+
+    def sessions(self) -> dict[str, list[int]]:
+        """Its children by what they are; each is a session of its own."""
+        found: dict[str, list[int]] = {"servers": [], "gateway": []}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+                words = (path / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if self.process is not None and parent == str(self.process.pid):
+                found["gateway" if b"gateway" in words else "servers"].append(int(path.name))
+        return found
+
+
 @dataclass
 class Way:
     """One way to serve, running or not."""
 
     name: str
-    servers: list[VllmServer]
+    servers: list[VllmServer] = field(default_factory=list)
+    product: Product | None = None
     behind_gateway: bool = False
     url: str = ""
     problem: str = ""
     """Why it does not run."""
     gateway_pid: int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    start_s: float = 0.0
+
+    def processes(self) -> list[VllmServer | Product]:
+        """What is started."""
+        return [self.product] if self.product else [*self.servers]
 
     def sessions(self) -> dict[str, list[int]]:
         """Process groups whose CPU time counts, by part."""
+        if self.product:
+            return self.product.sessions()
         servers = [server.process.pid for server in self.servers if server.process is not None]
         return {"servers": servers, "gateway": [self.gateway_pid] if self.gateway_pid else []}
 
 
 def names_known(part: str) -> bool:
     """Whether `part` names a way."""
-    return part in PLAIN or part in ENGINES or replica_count(part) is not None
+    return part in PLAIN or part in ENGINES or engine_count(part) > 1 or part in ("replicas1", "engines1")
 
 
-def replica_count(part: str) -> int | None:
-    """N of `replicasN`."""
-    number = part.removeprefix("replicas")
-    return int(number) if part != number and number.isdigit() and int(number) else None
-
-
-# --- base and adapters
-
-
-def make_base(folder: Path, kind: str) -> ModelConfig:
-    """The base to serve: the shipped tiny model, or FunctionGemma's exact shape with random weights, made in `folder`.
-
-    Speed does not depend on the weights' values. The tokenizer splits words at spaces and has FunctionGemma's control
-    tokens at their ids.
-    """
-    if kind == "tiny":
-        return compose(["model=tiny"]).model
-    path = folder / "functiongemma-shape"
-    if not (path / "done").exists():
-        shutil.rmtree(path, ignore_errors=True)
-        _write_base(path)
-        (path / "done").touch()
-    return ModelConfig(name="functiongemma-shape", id="random/functiongemma-270m-shape", path=str(path))
-
-
-def _write_base(path: Path) -> None:
-    import torch
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
-    shape = ModelShape()
-    config = Gemma3TextConfig(
-        **shape.model_dump(), sliding_window=512, query_pre_attn_scalar=256, max_position_embeddings=32768
-    )
-    config.architectures = ["Gemma3ForCausalLM"]
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        model = Gemma3ForCausalLM(config)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    model.generation_config.eos_token_id = list(tokens.STOP_TOKEN_IDS)
-    model.save_pretrained(path)
-    _write_tokenizer(path, shape.vocab_size)
-
-
-def _write_tokenizer(path: Path, size: int) -> None:
-    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    control = {id_: text for text, id_ in tokens.SPECIAL_TOKEN_IDS.items()}
-    words = {control.get(id_, f"t{id_}"): id_ for id_ in range(size)}
-    built = Tokenizer(models.WordLevel(words, unk_token=tokens.UNK))
-    built.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    flags = tokens.SPECIAL_FLAGS
-    built.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in flags if flags[text]])
-    built.add_tokens([AddedToken(text, special=False, normalized=False) for text in flags if not flags[text]])
-    whole = PreTrainedTokenizerFast(
-        tokenizer_object=built,
-        pad_token=tokens.PAD,
-        eos_token=tokens.EOS,
-        bos_token=tokens.BOS,
-        unk_token=tokens.UNK,
-        model_max_length=32768,
-    )
-    whole.chat_template = (resources.PACKAGE / "functiongemma" / "template.jinja").read_text()
-    whole.save_pretrained(path)
-
-
-def make_adapters(folder: Path, model: ModelConfig, count: int) -> list[str]:
-    """Publish `count` random adapters of all seven layers in `folder`, of rank 32 and 16 in turns; their names."""
-    shape = read_shape(resources.resolve(str(model.path))).sizes
-    names = [f"a{number:02d}" for number in range(count)]
-    for number, name in enumerate(names):
-        channel = folder / name / "channel.json"
-        if not channel.exists():
-            _write_version(folder / name / "v0001", model, shape, rank=(32, 16)[number % 2], seed=number)
-            channel.write_text(json.dumps({"current": "v0001", "previous": None, "aliases": {}, "last": 1}))
-    return names
-
-
-def _write_version(version: Path, model: ModelConfig, shape: ModelShape, *, rank: int, seed: int) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for layer in range(shape.num_hidden_layers):
-        for module, (inner, outer) in shape.linear_shapes().items():
-            block = "self_attn" if module[0] in "qkvo" else "mlp"
-            stem = f"base_model.model.model.layers.{layer}.{block}.{module}"
-            for part, size in (("lora_A", (rank, inner)), ("lora_B", (outer, rank))):
-                tensors[f"{stem}.{part}.weight"] = (torch.randn(size, generator=generator) * 0.02).bfloat16()
-    version.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, version / "adapter_model.safetensors")
-    settings = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": model.id,
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "inference_mode": True,
-        "target_modules": sorted(shape.linear_shapes()),
-    }
-    (version / "adapter_config.json").write_text(json.dumps(settings))
-    files = {path.name: {"bytes": path.stat().st_size} for path in version.iterdir()}
-    manifest = {"base": {"id": model.id}, "created": "", "files": files, "scores": {}}
-    (version / "manifest.json").write_text(json.dumps(manifest))
-
-
-# --- ways
+def engine_count(part: str) -> int:
+    """N of `replicasN` and `enginesN`, else 1."""
+    found = re.fullmatch(r"(?:replicas|engines)([1-9]\d?)", part)
+    return int(found[1]) if found else 1
 
 
 @dataclass(frozen=True)
@@ -202,23 +146,74 @@ class Bench:
     most_clients: int
     tuned: Path | None = None
 
+    def common(self) -> list[str]:
+        """Settings of all fgpipe's servers here."""
+        slots = max(1, len(self.names))
+        slots_words = [f"server.max_loras={slots}", f"server.max_cpu_loras={max(32, slots)}"]
+        given = [word for word in self.words if not word.startswith("gateway.")]
+        return [*slots_words, "server.max_lora_rank=32", "server.max_model_len_tokens=2048", *given]
+
+    def base_words(self) -> list[str]:
+        """The base, for a command line."""
+        if self.model.name == "tiny":
+            return ["model=tiny"]
+        return [f"model.name={self.model.name}", f"model.id={self.model.id}", f"model.path={self.model.path}"]
+
     def config(self, *words: str) -> Config:
         """The configuration of one server."""
-        slots = max(1, len(self.names))
-        common = (f"server.max_loras={slots}", f"server.max_cpu_loras={max(32, slots)}", "server.max_lora_rank=32")
-        length = "server.max_model_len_tokens=2048"
-        return compose([*common, length, *self.words, f"server.port={free_port()}", *words])
+        return compose([*self.common(), f"server.port={free_port()}", *words])
 
 
 def ways(bench: Bench, parts: Sequence[str], *, timeout_s: float) -> list[Way]:
     """The ways that `parts` name, not started. Each gets the same share of the GPU, its engines in equal parts."""
     found = []
     for part in parts:
-        engines = replica_count(part) or 1
-        budget = _kv_bytes(GPU_SHARE / len(parts) / engines)
-        made = [_server(bench, part, place, budget, timeout_s) for place in range(engines)]
-        found.append(Way(part, made, behind_gateway=replica_count(part) is not None))
+        share = GPU_SHARE / len(parts)
+        if part.startswith("replicas"):
+            found.append(Way(part, product=_product(bench, part, share, timeout_s), behind_gateway=True))
+            continue
+        kv_bytes = _kv_bytes(share / engine_count(part))
+        made = [_server(bench, part, place, kv_bytes, timeout_s) for place in range(engine_count(part))]
+        found.append(Way(part, made, behind_gateway=part not in PLAIN and part not in ENGINES))
     return found
+
+
+def _product(bench: Bench, part: str, share: float, timeout_s: float) -> Product:
+    count, port, front = engine_count(part), _free_ports(engine_count(part)), free_port()
+    words = [
+        *bench.common(),
+        f"server.replicas={count}",
+        f"server.port={port}",
+        f"server.gpu_memory_utilization={share:.3f}",
+        f"server.start_timeout_s={max(1, timeout_s):.0f}",
+        *bench.base_words(),
+        *_gateway_words(bench, front),
+    ]
+    return Product(words, url=f"http://127.0.0.1:{front}", log=bench.logs / f"{part}.log", timeout_s=timeout_s)
+
+
+def _free_ports(count: int) -> int:
+    """The first of `count` ports in a row on which nobody listens now."""
+    while True:
+        first = free_port()
+        if first + count < 65536 and all(_is_free(port) for port in range(first, first + count)):
+            return first
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _gateway_words(bench: Bench, port: int) -> list[str]:
+    """Settings of the gateway: it may hold all clients there are; what vLLM is not asked for waits in its queue."""
+    return [
+        f"gateway.port={port}",
+        f"paths.adapters={bench.adapters}",
+        f"gateway.max_queued={2 * bench.most_clients}",
+        "gateway.max_wait_s=120",
+        *(word for word in bench.words if word.startswith("gateway.")),
+    ]
 
 
 def _kv_bytes(share: float) -> int | None:
@@ -277,60 +272,57 @@ API_SERVER = "vllm.entrypoints.openai.api_server"
 
 @contextmanager
 def running(bench: Bench, wanted: Sequence[Way]) -> Iterator[list[Way]]:
-    """Start all servers together, then the gateways; yields those that run, and says why others do not."""
-    from fgpipe.errors import FgpipeError
+    """Start all ways; yields those that run, and says why others do not.
 
+    Those of the product come first and one after another: their first server measures the GPU's memory, and must be
+    alone while it does. The others are told the size of their KV caches, and start together.
+    """
     with ExitStack() as stack:
+        single = [[way] for way in wanted if way.product]
+        for together in [*single, [way for way in wanted if not way.product]]:
+            began = time.monotonic()
+            for way in together:
+                for process in way.processes():
+                    stack.callback(process.stop)
+                    _attempt(way, process.start)
+            for way in together:
+                for process in way.processes():
+                    _attempt(way, process.wait_ready)
+                way.url = way.product.url if way.product else way.servers[0].base_url
+                way.start_s = round(time.monotonic() - began, 1)
+                if way.behind_gateway and not way.product:
+                    _attempt(way, lambda way=way: stack.enter_context(_gateway(bench, way)))
         for way in wanted:
-            try:
-                for server in way.servers:
-                    stack.callback(server.stop)
-                    server.start()
-            except FgpipeError as error:
-                way.problem = error.message
-        began = time.monotonic()
-        for way in wanted:
-            try:
-                for server in [] if way.problem else way.servers:
-                    server.wait_ready()
-                way.url = way.servers[0].base_url
-                way.extra["start_s"] = round(time.monotonic() - began, 1)
-                if way.behind_gateway and not way.problem:
-                    way.url, way.gateway_pid = stack.enter_context(_gateway(bench, way))
-            except FgpipeError as error:
-                way.problem = error.message
             if way.problem:
                 print(f"{way.name} does not run: {way.problem}", file=sys.stderr)
-                for server in way.servers:
-                    server.stop()
+                for process in way.processes():
+                    process.stop()
         stack.callback(_end_together, wanted)
         yield [way for way in wanted if not way.problem]
 
 
+def _attempt(way: Way, action: Callable[[], object]) -> None:
+    """Do `action`, unless the way has failed before; a failure is noted."""
+    try:
+        if not way.problem:
+            action()
+    except FgpipeError as error:
+        way.problem = error.message
+
+
 def _end_together(wanted: Sequence[Way]) -> None:
-    """Ask all servers to end, so that each has done so when it is waited for."""
-    for process in [server.process for way in wanted for server in way.servers]:
+    """Ask all processes to end, so that each has done so when it is waited for."""
+    for process in [process.process for way in wanted for process in way.processes()]:
         if process is not None and process.poll() is None:
             process.terminate()
 
 
 @contextmanager
-def _gateway(bench: Bench, way: Way) -> Iterator[tuple[str, int]]:
-    """The gateway in front of the servers of `way`, as the command starts it: address and process id.
-
-    It may hold all clients there are: vLLM is never asked for more than `max_in_flight`, the rest waits in the queue.
-    """
-    from fgpipe.errors import ServeError
-
+def _gateway(bench: Bench, way: Way) -> Iterator[None]:
+    """The gateway in front of the servers of `way`, as the command starts it; puts its address into `way`."""
     port, log = free_port(), bench.logs / f"{way.name}-gateway.log"
-    words = [
-        f"gateway.upstreams=[{','.join(server.base_url for server in way.servers)}]",
-        f"gateway.port={port}",
-        f"paths.adapters={bench.adapters}",
-        f"gateway.max_queued={2 * bench.most_clients}",
-        "gateway.max_wait_s=120",
-        *(word for word in bench.words if word.startswith("gateway.")),
-    ]
+    upstreams = f"gateway.upstreams=[{','.join(server.base_url for server in way.servers)}]"
+    words = [upstreams, *_gateway_words(bench, port)]
     with open(log, "wb") as sink:
         command = [sys.executable, "-m", "fgpipe", "gateway", *words]
         process = subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True)
@@ -341,7 +333,8 @@ def _gateway(bench: Bench, way: Way) -> Iterator[tuple[str, int]]:
                 raise ServeError(f"the gateway did not start: {log.read_text()[-500:]}")
             time.sleep(0.2)
         _until_all_healthy(log, len(way.servers))
-        yield f"http://127.0.0.1:{port}", process.pid
+        way.url, way.gateway_pid = f"http://127.0.0.1:{port}", process.pid
+        yield
     finally:
         process.terminate()
         try:
