@@ -192,8 +192,8 @@ class ServerConfig(Section):
     enforce_eager: bool = Field(default=False, description="no CUDA graphs: slow on a GPU, right on a CPU")
     replicas: Annotated[int, Field(ge=1, le=MOST_REPLICAS)] | Literal["auto"] = Field(
         default=1,
-        description="vLLM servers on this machine, on `port` and those after it, with the gateway in front; they share "
-        "gpu_memory_utilization and cpu_kv_cache_gib; auto: as many as measuring finds",
+        description="vLLM servers on `port` and those after it, the gateway in front; they share the memory above; "
+        f"1 to {MOST_REPLICAS}, or auto: as many as measuring finds",
     )
     watch_s: float = Field(
         default=0, ge=0, description="seconds between two looks of the server itself for new versions; 0: when told"
