@@ -64,6 +64,18 @@ if [[ $build == none ]]; then
   exit 2
 fi
 
+# Several servers: started, watched and started again by fgpipe, which vLLM's environment has if it has the plugin.
+if [[ ${FGPIPE_REPLICAS:-1} != 1 ]]; then
+  if [[ $plugin != plugin ]]; then
+    say "FGPIPE_REPLICAS: got $FGPIPE_REPLICAS and no plugin in $python, expected fgpipe installed there"
+    exit 2
+  elif (($#)); then
+    say "$1: got it as a word for vLLM, expected none with FGPIPE_REPLICAS"
+    exit 2
+  fi
+  exec "$python" -m fgpipe.replicating.container
+fi
+
 if [[ $build == gpu ]]; then
   command=("$python" -m vllm.entrypoints.cli.main serve "$model")
   dtype=bfloat16

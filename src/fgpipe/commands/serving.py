@@ -12,9 +12,14 @@ _SERVERS = ("paths", "publish", "server.host", "server.port")
 
 
 def _serve(parsed: argparse.Namespace) -> int:
+    settings = config(parsed)
+    if settings.server.replicas != 1:
+        from fgpipe import replicating
+
+        replicating.serve(settings, print_only=parsed.print)
+        return 0
     from fgpipe import serving
 
-    settings = config(parsed)
     serving.serve(settings.model, settings.server, adapters=Path(settings.paths.adapters), print_only=parsed.print)
     return 0
 
@@ -136,7 +141,13 @@ def _print_flag(parser: argparse.ArgumentParser) -> None:
 
 
 SERVING = (
-    Command("serve", "start vLLM with every published adapter", _serve, ("model", "server", "paths"), _print_flag),
+    Command(
+        "serve",
+        "start vLLM with every published adapter [server.replicas=4: several, behind the gateway]",
+        _serve,
+        ("model", "server", "gateway", "paths"),
+        _print_flag,
+    ),
     Command(
         "plan",
         "what fits on a GPU [gpu.memory_gib=24]: slots, KV cache, several models",
