@@ -39,10 +39,10 @@ def application() -> Access:
 
 def _parts(config: Config) -> dict[str, Any]:
     from fgpipe.publishing import listing
-    from fgpipe.serving import api
+    from fgpipe.serving import replicas
 
     folder = Path(config.paths.adapters)
     return {
-        "upstreams": config.gateway.upstreams or (api.address(config.server),),
+        "upstreams": config.gateway.upstreams or replicas.addresses(config.server),
         "versions": lambda: [listing.entry_json(entry) for entry in listing.versions(folder)],
     }

@@ -164,9 +164,9 @@ class Gateway:
                     self.admission.release(upstream)
                     self._describe(span, record)
                 self.metrics.retries.labels(upstream.url).inc()
-                if upstream.healthy:
-                    resets += 1
-                else:
+                resets += upstream.healthy
+                # A killed server breaks kept connections one by one: where there is another one, that is asked next.
+                if not upstream.healthy or self._candidates(asked.model, {*tried, upstream.url}):
                     tried.add(upstream.url)
                 if resets >= RESETS or not self._candidates(asked.model, tried):
                     raise RefusedError(

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 GRACE_S = 30
 """For answers in flight to end after the signal to stop."""
 
+PACKAGES = ("aiohttp", "fastapi", "prometheus_client", "uvicorn", "uvloop")
+"""What only the gateway needs."""
+
 KEEP_ALIVE_S = 15
 BACKLOG = 4096
 
@@ -31,7 +34,7 @@ def serve(config: GatewayConfig, *, upstreams: tuple[str, ...], versions: Versio
         ServeError: a package or the keys for where it should listen are missing, or the address is taken.
         KeyboardInterrupt: Ctrl-C, once answers in flight have ended.
     """
-    for module in ("aiohttp", "fastapi", "prometheus_client", "uvicorn", "uvloop"):
+    for module in PACKAGES:
         optional.require(module, purpose="gateway", error=ServeError)
     import uvicorn
 
