@@ -76,8 +76,10 @@ def find(config: Config, *, most: int, load_: Load | None = None) -> int:
             replicas.grow(len(totals) + 1)
             totals.append(_measure(config, replicas, load_))
             say(f"{len(totals)} server{'s' * (len(totals) > 1)}: {totals[-1]:,.0f} output tokens/s")
-    console().print(table(totals, most=most))
     count = chosen(totals)
+    console().print(table(totals))
+    reason = f"the next one adds less than {GAIN_FRACTION:.0%}" if count < len(totals) else f"no more than {most} fit"
+    say(f"server.replicas=auto: {count}; {reason}")
     _remember(config, count, totals)
     return count
 
@@ -129,16 +131,11 @@ def _holds(config: Config, build: Build, replicas: int) -> bool:
     return plan is None or plan.kv_bytes >= load.standard(config).tokens * plan.memory.kv.bytes_per_token
 
 
-def table(totals: Sequence[float], *, most: int) -> Table:
-    """What was measured, and what follows."""
+def table(totals: Sequence[float]) -> Table:
+    """What was measured."""
     from rich.table import Table
 
-    count = chosen(totals)
-    if count < len(totals):
-        reason = f"the next one adds less than {GAIN_FRACTION:.0%}"
-    else:
-        reason = f"memory and processors allow {most}"
-    found = Table(title="server.replicas=auto", title_justify="left", caption=f"chosen: {count}; {reason}")
+    found = Table()
     for column in ("servers", "output tokens/s", "gain"):
         found.add_column(column, justify="right")
     for place, total in enumerate(totals):

@@ -137,8 +137,8 @@ def plan_gpu(model: Model, gpu: Gpu, *, utilization: float, replicas: int = 1) -
 
 
 def replica_shares(utilization: float, replicas: int) -> int:
-    """Thousandths that each of `replicas` gets of the share of all."""
-    return round(utilization * SHARES) // replicas
+    """Thousandths that each of `replicas` gets of the share of all, which they never exceed together."""
+    return round(utilization * SHARES) if replicas == 1 else floor(utilization * SHARES + 1e-6) // replicas
 
 
 def plan_cpu(model: Model, *, kv_bytes: int, replicas: int = 1) -> EnginePlan:
