@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import random
 import re
 import resource
@@ -264,7 +265,14 @@ def worker() -> None:
         after, ended = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
         spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         seen.busy = spent / (ended - began)
-        print(json.dumps(asdict(seen)), flush=True)
+        _send(json.dumps(asdict(seen)))
+
+
+def _send(line: str) -> None:
+    """Write a line to stdout, whole: after uvloop has run, `print` was seen to lose what one write to a pipe left."""
+    data = f"{line}\n".encode()
+    while data:
+        data = data[os.write(sys.stdout.fileno(), data) :]
 
 
 class Clients:
