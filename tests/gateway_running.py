@@ -127,7 +127,7 @@ async def tell(asked: dict[str, Any], send: Any, *, pause_s: float = 0.0, pieces
 
 @dataclass(frozen=True)
 class Fronted:
-    """A gateway that listens, and the object behind it."""
+    """A gateway that listens, and its desk."""
 
     url: str
     gateway: Any
@@ -168,4 +168,4 @@ def gateway(
     )
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with listening(app) as url, httpx.Client(base_url=url, headers=headers, timeout=30) as client:
-        yield Fronted(url, app.app.gateway, client)
+        yield Fronted(url, app.app.gateway.desk, client)
