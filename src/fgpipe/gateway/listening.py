@@ -50,6 +50,7 @@ def serve(config: GatewayConfig, *, upstreams: tuple[str, ...], versions: Versio
         access_log=False,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
         ws="none",

@@ -65,19 +65,24 @@ class Exchanged(Response):
 
     async def _until_gone(self, exchange: Coroutine[Any, Any, None], receive: Receive, record: Record) -> None:
         """Run `exchange`, but no longer than the client waits."""
-        work = asyncio.ensure_future(exchange)
+        leaving, over = asyncio.timeout(None), False
+
+        def leave(task: asyncio.Task[None]) -> None:
+            if not over and not task.cancelled():
+                leaving.reschedule(asyncio.get_running_loop().time())
+
         gone = asyncio.ensure_future(_disconnect(receive))
+        gone.add_done_callback(leave)
         try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                record.status = CLIENT_GONE
-                return
-            await work
+            async with leaving:
+                await exchange
+        except TimeoutError:
+            if not leaving.expired():
+                raise
+            record.status = CLIENT_GONE
         finally:
+            over = True
             gone.cancel()
-            if not work.done():
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
 
 
 class Relay(Exchanged):
