@@ -29,15 +29,14 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NO_ANSWER = {429: "come back later", 502: "no upstream answers", 503: "no upstream is well", 504: "too slow"}
 
 
-def create(config: GatewayConfig, *, upstreams: tuple[str, ...], versions: Versions, keys: ClientKeys) -> Access:
+def create(config: GatewayConfig, *, versions: Versions, keys: ClientKeys) -> Access:
     """The ASGI application: keys, then the shortcut, then the routes.
 
     Args:
-        upstreams: addresses of the servers behind it.
+        config: its limits; `upstreams` are the servers behind it.
         versions: what is published.
         keys: of clients; `access.require_keys` says whether they suffice for where it listens.
     """
-    config = config.model_copy(update={"upstreams": upstreams})
     desk = OwnDesk(config, versions=versions)
     gateway = Gateway(config, desk)
     return Access(Shortcut(routes(gateway, desk), gateway), keys=keys)
