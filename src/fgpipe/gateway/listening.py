@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -96,9 +97,10 @@ def _listener(config: GatewayConfig, *, shared: bool) -> socket.socket:
     try:
         return socket.create_server((config.host, config.port), family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
         address = f"{config.host}:{config.port}"
         raise ServeError(
-            f"gateway.host, gateway.port: {address}: got {error.strerror or error}, expected a free address",
+            f"gateway.host, gateway.port: {address}: got {reason}, expected a free address",
             hint=f"stop the program that listens there, or choose another port: gateway.port={config.port % 65535 + 1}",
         ) from None
 
