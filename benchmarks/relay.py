@@ -1,14 +1,14 @@
 """What the gateway itself can carry: streams of a stand-in for vLLM that costs next to nothing, passed on and counted.
 
-    python benchmarks/relay.py                             # CPU a token by streams, then the most tokens/s, 1 and 2 workers
+    python benchmarks/relay.py                             # CPU a token by streams, then the most tokens/s
     python benchmarks/relay.py --upstreams 4 --clients 4 --workers 1 4 8 --rates 20000 40000 80000 160000
     python benchmarks/relay.py --against ../before/src     # the same by another checkout's gateway, in turns
 
-The stand-in writes what vLLM writes, one token an event and one event a chunk, to all its streams at the same moment, as
-an engine's step does; half the requests are chats, half raw completions, and none asks for usage, so that the gateway
-has it to hide. Every answer is checked to be whole. A rate is *carried* if its streams ended at most 5 % later than the
-stand-in's clock wanted; under a rate that is too high events arrive together and cost less, so CPU a token is taken at
-the lowest rate. `splice` copies bytes from socket to socket in one process and knows nothing: the floor.
+The stand-in writes what vLLM writes, one token an event and one event a chunk, to all its streams at the same moment,
+as an engine's step does. Half the requests are chats, half raw completions; none asks for usage, which the gateway then
+has to hide. Every answer is checked to be whole. A rate is *late* if its streams took over 5 % longer than the clock of
+the stand-in wanted. At a high rate events arrive together and cost less, so CPU a token is to be read at the lowest.
+`splice` copies bytes from socket to socket in one process and knows nothing: the floor.
 Stand-in, gateway and clients share the machine; give them their own cores if you can.
 """
 
@@ -40,8 +40,8 @@ from gateway import cpu_s, gateway
 
 PATHS = ("/v1/chat/completions", "/v1/completions")
 MODEL = "sql@v0001"
-CARRIED = 1.05
-"""Most that a carried load may take, as a multiple of what the stand-in's clock wants."""
+IN_TIME = 1.05
+"""Most that a load may take, as a multiple of what the stand-in's clock wants."""
 
 LATE_S = 20.0
 """A load that takes this much longer than wanted is given up."""
@@ -99,7 +99,7 @@ class Engine:
     def __init__(self, port: int) -> None:
         self.port = port
         self.step_s = 0.01
-        self.streams: dict[Connection, Iterator[bytes]] = {}
+        self.streams: dict[_Connection, Iterator[bytes]] = {}
         self.answers: dict[tuple[str, int, bool], list[bytes]] = {}
 
     def answer(self, path: str, body: bytes) -> Iterator[bytes]:
@@ -118,7 +118,7 @@ class Engine:
     async def run(self) -> None:
         """Listen, and step."""
         loop = asyncio.get_running_loop()
-        await loop.create_server(lambda: Connection(self), "127.0.0.1", self.port, backlog=4096)
+        await loop.create_server(lambda: _Connection(self), "127.0.0.1", self.port, backlog=4096)
         due = loop.time()
         while True:
             due = max(due + self.step_s, loop.time() - 1.0)
@@ -131,7 +131,7 @@ class Engine:
                     connection.transport.write(piece)
 
 
-class Connection(asyncio.Protocol):
+class _Connection(asyncio.Protocol):
     """A connection to the stand-in."""
 
     def __init__(self, engine: Engine) -> None:
@@ -159,7 +159,8 @@ class Connection(asyncio.Protocol):
         path = self.url.decode()
         if path in PATHS:
             self.transport.write(
-                b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+                b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+                b"transfer-encoding: chunked\r\n\r\n"
             )
             self.engine.streams[self] = self.engine.answer(path, self.body)
             return
@@ -170,7 +171,7 @@ class Connection(asyncio.Protocol):
 
 
 @dataclass
-class Client(asyncio.Protocol):
+class _Client(asyncio.Protocol):
     """One stream after another over one connection."""
 
     load: Load
@@ -230,13 +231,13 @@ async def ask_all(port: int, load: Load, step_s: float) -> tuple[float, list[flo
     futures = [loop.create_future() for _ in range(load.streams)]
     began = loop.time()
     for future in futures:
-        await loop.create_connection(lambda done=future: Client(load, bodies, done, waits), "127.0.0.1", port)  # type: ignore[misc]
+        await loop.create_connection(lambda done=future: _Client(load, bodies, done, waits), "127.0.0.1", port)  # type: ignore[misc]
     wanted = load.requests / load.streams * load.tokens * step_s
     await asyncio.wait_for(asyncio.gather(*futures), wanted + LATE_S)
     return loop.time() - began, waits
 
 
-class Splice(asyncio.Protocol):
+class _Splice(asyncio.Protocol):
     """Bytes from socket to socket."""
 
     def __init__(self, other: asyncio.Transport | None, targets: Iterator[int]) -> None:
@@ -245,12 +246,12 @@ class Splice(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
         if self.other is None:
-            asyncio.ensure_future(self.connect(next(self.targets)))
+            self.connecting = asyncio.ensure_future(self.connect(next(self.targets)))
 
     async def connect(self, port: int) -> None:
         """The other side."""
         loop = asyncio.get_running_loop()
-        self.other, _ = await loop.create_connection(lambda: Splice(self.transport, self.targets), "127.0.0.1", port)
+        self.other, _ = await loop.create_connection(lambda: _Splice(self.transport, self.targets), "127.0.0.1", port)
         if self.early:
             self.other.write(self.early)
 
@@ -268,7 +269,9 @@ class Splice(asyncio.Protocol):
 async def splice(port: int, targets: list[int]) -> None:
     """Copy between `port` and `targets` in turn."""
     turn = (target for _ in iter(int, 1) for target in targets)
-    server = await asyncio.get_running_loop().create_server(lambda: Splice(None, turn), "127.0.0.1", port, backlog=4096)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: _Splice(None, turn), "127.0.0.1", port, backlog=4096
+    )
     await server.serve_forever()
 
 
@@ -384,7 +387,8 @@ def main() -> None:
         loads = [(streams, chosen.rates[0]) for streams in chosen.streams]
         loads += [(chosen.streams[-1], rate) for rate in chosen.rates[1:]]
         print(
-            f"{'':12}{'streams':>8}{'asked/s':>10}{'tokens/s':>10}{'':5}{'us a token':>11}{'range':>14}{'TTFT p50':>11}{'p99':>10}"
+            f"{'':12}{'streams':>8}{'asked/s':>10}{'tokens/s':>10}{'':5}"
+            f"{'us a token':>11}{'range':>14}{'TTFT p50':>11}{'p99':>10}"
         )
         for streams, rate in loads:
             load = sized(streams, rate, chosen.tokens, chosen.seconds, chosen.clients)
@@ -404,7 +408,7 @@ def show(name: str, load: Load, outcomes: list[Outcome | None]) -> None:
         print(f"{line}   not carried", flush=True)
         return
     wanted = load.requests * load.tokens / load.rate
-    late = statistics.median(one.seconds for one in whole) > CARRIED * wanted
+    late = statistics.median(one.seconds for one in whole) > IN_TIME * wanted
     cpu = sorted(one.cpu_us_a_token for one in whole)
     waits = statistics.quantiles([wait for one in whole for wait in one.first_token_s], n=100)
     rate = statistics.median(one.tokens_per_s for one in whole)
