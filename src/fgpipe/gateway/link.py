@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import json
 import subprocess
+import time
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -18,6 +19,9 @@ from fgpipe.config import GatewayConfig
 from fgpipe.gateway.desk import Facts, OwnDesk, Slot
 from fgpipe.gateway.faults import Application, Message, Receive, RefusedError, Scope, Send, send_refusal
 from fgpipe.gateway.upstreams import Upstream
+
+HEARD_EVERY_S = 0.1
+"""Between two words of a worker that it heard from the same upstream."""
 
 
 class _Lines(asyncio.Protocol):
@@ -78,6 +82,7 @@ class FarDesk(_Lines):
         super().__init__()
         self.inside = 0
         self.stop: Callable[[], None] = lambda: None
+        self._heard_s: dict[str, float] = {}
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
@@ -107,7 +112,10 @@ class FarDesk(_Lines):
 
     def heard(self, slot: Slot) -> None:
         """See `Desk`."""
-        self.tell(do="heard", url=slot.url)
+        now_s = time.monotonic()
+        if now_s - self._heard_s.get(slot.url, 0.0) > HEARD_EVERY_S:
+            self._heard_s[slot.url] = now_s
+            self.tell(do="heard", url=slot.url)
 
     def lost(self, slot: Slot, reason: str) -> None:
         """See `Desk`."""
