@@ -297,6 +297,12 @@ class GatewayConfig(Section):
         default=(),
         description="servers behind it, http://host:port each, replicas or models; none: the one of `server`",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="processes that pass answers on; the limits below hold over all of them together",
+    )
     max_in_flight: int = Field(default=256, ge=1, description="requests one upstream answers at a time; more wait")
     spill_in_flight: int = Field(
         default=32, ge=1, description="requests at one replica from which its adapters are also answered by others"
