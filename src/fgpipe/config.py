@@ -217,6 +217,10 @@ class ServerConfig(Section):
         description="vLLM servers on `port` and those after it, the gateway in front; they share the memory above; "
         f"1 to {MOST_REPLICAS}, or auto: as many as measuring finds",
     )
+    mps: bool = Field(
+        default=True,
+        description="replicas use the GPU side by side, by NVIDIA's multi-process service where there is one",
+    )
     watch_s: float = Field(
         default=0, ge=0, description="seconds between two looks of the server itself for new versions; 0: when told"
     )

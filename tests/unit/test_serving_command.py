@@ -80,8 +80,9 @@ def test_every_server_setting_reaches_vllm(build: command.Build) -> None:
     assert variables["FGPIPE_ADAPTERS"] == str(Path("adapters").absolute())
     kernels = serving.server_environment(OTHER, adapters=Path("adapters"), build=build, kernels=Path("/tuned"))
     assert kernels["VLLM_TUNED_CONFIG_FOLDER"] == "/tuned"
-    # Fields the server has no flag for: the version checked against, our own patience, and how many of it there are.
-    used = {"vllm_version", "start_timeout_s", "replicas"} | set(OTHER.model_fields_set)
+    # Fields one server has no flag for: the version checked against, our own patience, how many there are, and how they
+    # share the GPU.
+    used = {"vllm_version", "start_timeout_s", "replicas", "mps"} | set(OTHER.model_fields_set)
     assert used == set(ServerConfig.model_fields), "a new setting: give it a flag and a line here"
 
 

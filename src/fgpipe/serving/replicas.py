@@ -21,6 +21,7 @@ from fgpipe.serving.command import Build, Share, installed_build
 from fgpipe.serving.keeping import Keeper
 from fgpipe.serving.memory import GIB
 from fgpipe.serving.process import POLL_S, VllmServer, progress, require_free_port, sigterm_as_exit
+from fgpipe.serving.sharing import shared_gpu
 
 
 def one_of(server: ServerConfig, place: int, *, of: int) -> ServerConfig:
@@ -101,12 +102,15 @@ class Replicas:
         self.logs = logs or Path(tempfile.mkdtemp(prefix="fgpipe-vllm-"))
         self.build = build or installed_build()
         self.running: list[VllmServer] = []
+        self._sharing: dict[str, str] = {}
         self._undo = ExitStack()
         fitting.plan_here(model, server, self.build, replicas=of)
 
     def __enter__(self) -> Self:
         # First of all, so that no server that is stopped alone takes the handler with it.
         self._undo.enter_context(sigterm_as_exit())
+        if self.build == "gpu" and self.of > 1 and self.server.mps:
+            self._sharing = self._undo.enter_context(shared_gpu())
         return self
 
     def __exit__(
@@ -168,7 +172,9 @@ class Replicas:
         settings = one_of(self.server, place, of=self.of)
         share = share_of(self.server, place, of=self.of, build=self.build, kv_cache_bytes=kv_cache_bytes)
         log = self.log(place)
-        return VllmServer(self.model, settings, adapters=self.adapters, log=log, build=self.build, share=share)
+        made = VllmServer(self.model, settings, adapters=self.adapters, log=log, build=self.build, share=share)
+        made.variables |= self._sharing
+        return made
 
     def _wait_ready(self, fresh: Sequence[VllmServer], *, of: int, look: Callable[[], object]) -> None:
         began, waiting = time.monotonic(), list(fresh)
