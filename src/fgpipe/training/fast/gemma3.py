@@ -24,6 +24,8 @@ from fgpipe.training.plan import COMPILED_LOGITS_AT_ONCE, LOGITS_AT_ONCE
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from fgpipe.training.fast.fused import FusedLayers
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -142,24 +144,52 @@ class Batch:
 class PackedGemma3:
     """The base with a bank's adapters; `longest` bounds the rows of every batch."""
 
-    def __init__(self, base: Base, bank: Bank, *, longest: int, compiled: bool) -> None:
+    def __init__(self, base: Base, bank: Bank, *, longest: int, on_gpu: bool) -> None:
         self.base = base
         self.bank = bank
         self.longest = longest
         layout: Layout = bank.layout
         self.sizes = Sizes(**base.sizes, rank=layout.rank, splits=tuple(layout.split_sizes()))
-        self.layer: Callable[..., Tensor] = torch.compile(layer, fullgraph=True) if compiled else layer
-        self.cross_entropy: CrossEntropy = torch.compile(cross_entropy) if compiled else cross_entropy
-        self.logits_at_once = COMPILED_LOGITS_AT_ONCE if compiled else LOGITS_AT_ONCE
+        self.fused: FusedLayers | None = None
+        if on_gpu:
+            from fgpipe.training.fast.fused import FusedLayers
+
+            self.fused = FusedLayers(base, bank, self.sizes, longest)
+        self.layer: Callable[..., Tensor] = layer
+        self.cross_entropy: CrossEntropy = torch.compile(cross_entropy) if on_gpu else cross_entropy
+        self.logits_at_once = COMPILED_LOGITS_AT_ONCE if on_gpu else LOGITS_AT_ONCE
         hidden = base.embedding.shape[1]
         self.embedding_scale = torch.tensor(hidden**0.5).to(base.embedding.dtype).item()
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The weighted loss of all rows, a scalar to differentiate, and (labels,) what each label adds to it."""
+    def losses(self, batch: Batch) -> Tensor:
+        """(labels,) what each label adds to the weighted loss of all rows; no gradient."""
+        with torch.no_grad():
+            x = self.fused.forward(self._embedded(batch), batch)[0] if self.fused else self._hidden(batch)
+            return self._head(x, batch)[1]
+
+    def accumulate(self, batch: Batch) -> Tensor:
+        """As `losses`, and adds the gradients to the bank's."""
+        if not self.fused:
+            total, losses = self._head(self._hidden(batch), batch)
+            gradients = torch.autograd.grad(total, self.bank.leaves)
+            torch._foreach_add_(self.bank.leaf_gradients, list(gradients))
+            return losses
+        with torch.no_grad():
+            x, values, kept = self.fused.forward(self._embedded(batch), batch)
+        x.requires_grad_()
+        total, losses = self._head(x, batch)
+        (of_x,) = torch.autograd.grad(total, x)
+        with torch.no_grad():
+            self.fused.backward(of_x, values, kept, batch)
+        return losses
+
+    def _embedded(self, batch: Batch) -> Tensor:
+        return F.embedding(batch.ids, self.base.embedding) * self.embedding_scale
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """(tokens, hidden size) after the last layer."""
         base = self.base
-        blocks = (len(batch.block_slots), -1)
-        x = F.embedding(batch.ids, base.embedding) * self.embedding_scale
-        x = x.unflatten(0, blocks)
+        x = self._embedded(batch).unflatten(0, (len(batch.block_slots), -1))
         rotations = {
             kind: tuple(table[batch.positions].unsqueeze(1) for table in tables)
             for kind, tables in base.rotations.items()
@@ -170,10 +200,14 @@ class PackedGemma3:
                 x, weights, leaf, self.bank.scales, cosine, sine, batch.bounds, window, batch.block_slots,
                 self.longest, self.sizes,
             )  # fmt: skip
-        x = x.flatten(0, 1).index_select(0, batch.label_places)
-        x = norm(x, base.final_norm, self.sizes.epsilon)
+        return x.flatten(0, 1)
+
+    def _head(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The weighted loss, a scalar to differentiate, and (labels,) what each label adds to it."""
+        x = x.index_select(0, batch.label_places)
+        x = norm(x, self.base.final_norm, self.sizes.epsilon)
         found: tuple[Tensor, Tensor] = FrozenHeadLoss.apply(
-            x, base.embedding, batch.targets, batch.weights, self.cross_entropy, self.logits_at_once
+            x, self.base.embedding, batch.targets, batch.weights, self.cross_entropy, self.logits_at_once
         )
         return found
 
