@@ -67,7 +67,7 @@ def packed_attention_backward(
     """Gradients of query, key and value."""
     span = int(window)
     if query.is_cuda:
-        random = torch.zeros(2, dtype=torch.uint64, device=query.device)
+        random = torch.empty(2, dtype=torch.uint64, device=query.device)
         nothing = torch.empty(0, device=query.device)
         of_query, of_key, of_value = torch.ops.aten._flash_attention_backward(
             gradient, query, key, value, out, denominator, bounds, bounds, longest, longest, 0.0, True, random, nothing,

@@ -22,26 +22,26 @@ from fgpipe.training.fast.bank import GROUPS, Bank
 if TYPE_CHECKING:
     from fgpipe.training.fast.gemma3 import Base, Batch, Sizes
 
-QKV, O, GATE_UP, DOWN = range(4)
+QKV, OUTPUT, GATE_UP, DOWN = range(4)
 """Groups of linear layers, as in `bank.GROUPS`."""
 
 FEW_TOKENS = 4096
 """Up to here programs take fewer rows, so that there are enough of them for the device."""
 
 TILES = {
-    "shrink": ((16, 4), (32, 4)),
-    "expand": ((16, 4), (64, 4)),
-    "join": ((16, 4), (32, 4)),
-    "join_backward": ((16, 4), (32, 4)),
-    "heads": ((16, 4), (32, 4)),
-    "heads_backward": ((16, 4), (32, 8)),
-    "gelu": ((16, 4), (32, 4)),
-    "gelu_backward": ((16, 4), (32, 4)),
+    "shrink": ((16, 4, 3, 128), (32, 4, 3, 128)),
+    "expand": ((16, 4, 3, 128), (64, 4, 3, 128)),
+    "join": ((16, 4, 3, 128), (32, 4, 2, 128)),
+    "join_backward": ((16, 4, 3, 128), (32, 4, 2, 128)),
+    "heads": ((16, 4, 3, 128), (32, 4, 3, 128)),
+    "heads_backward": ((16, 4, 2, 128), (32, 8, 2, 128)),
+    "gelu": ((16, 4, 3, 128), (32, 4, 2, 128)),
+    "gelu_backward": ((16, 4, 2, 64), (32, 4, 2, 64)),
 }
-"""By kernel: rows of a program and its warps, for few tokens and for many."""
+"""By kernel: a program's rows, warps, loads under way and most columns at once, for few tokens and for many."""
 
 SUMS = {"steps": 64, "columns": 128, "programs": 512, "warps": 4}
-"""Of `weight_gradient`: tokens at once, columns of a program, fewest programs before one takes several blocks, warps."""
+"""Of `weight_gradient`: tokens at once, columns, programs below which one takes a block alone, warps."""
 
 
 @dataclass
@@ -94,10 +94,10 @@ class FusedLayers:
                 *self._split(rotated), batch.bounds, base.windows[number], self.longest, sizes.score_scale
             )
             attended = attended.flatten(1)
-            thin_o = run.shrink(attended, number, O)
+            thin_o = run.shrink(attended, number, OUTPUT)
             out = attended @ w_o.t()
             middle, normed_middle, thin_gate_up = run.join(
-                x, (out, thin_o, n_attended, O), number, before=number, norm=n_before, group=GATE_UP
+                x, (out, thin_o, n_attended, OUTPUT), number, before=number, norm=n_before, group=GATE_UP
             )
             gate_up = normed_middle @ w_gate_up.t()
             inner, thin_down = run.gelu(gate_up, thin_gate_up, number)
@@ -123,22 +123,20 @@ class FusedLayers:
             w_qkv, w_o, w_gate_up, w_down, _, n_attended, n_before, n_after, n_query, n_key = base.layers[number]
             layer = kept.pop()
             following = None if of_normed is None else (of_normed, of_thin_next, layer.end, QKV, number + 1)
-            before = base.layers[number + 1][4] if following else None
+            before: Tensor | None = base.layers[number + 1][4] if following else None
             of_x, of_part, of_thin = run.join_backward(
                 of_x, following, before, layer.down, layer.thin[DOWN], n_after, number, DOWN
             )
             run.gradients(number, DOWN, layer.inner, layer.thin[DOWN], of_part, of_thin)
-            of_part, of_thin = run.gelu_backward(
-                of_part @ w_down, of_thin, layer.gate_up, layer.thin[GATE_UP], number
-            )
+            of_part, of_thin = run.gelu_backward(of_part @ w_down, of_thin, layer.gate_up, layer.thin[GATE_UP], number)
             run.gradients(number, GATE_UP, layer.normed_middle, layer.thin[GATE_UP], of_part, of_thin)
             following = (of_part @ w_gate_up, of_thin, layer.middle, GATE_UP, number)
             of_x, of_part, of_thin = run.join_backward(
-                of_x, following, n_before, layer.out, layer.thin[O], n_attended, number, O
+                of_x, following, n_before, layer.out, layer.thin[OUTPUT], n_attended, number, OUTPUT
             )
-            run.gradients(number, O, layer.attended, layer.thin[O], of_part, of_thin)
+            run.gradients(number, OUTPUT, layer.attended, layer.thin[OUTPUT], of_part, of_thin)
             of_attended = of_part @ w_o
-            run.expand(of_attended, of_thin, number, O)
+            run.expand(of_attended, of_thin, number, OUTPUT)
             query = self._split(layer.rotated)
             of_heads = packed_attention_backward(
                 of_attended.view(query[0].shape), *query, layer.attended.view(query[0].shape), layer.denominator,
@@ -152,7 +150,8 @@ class FusedLayers:
     def _split(self, rotated: Tensor) -> tuple[Tensor, ...]:
         sizes = self.sizes
         found = rotated.view(len(rotated), -1, sizes.head_size)
-        return found.split((sizes.heads, sizes.key_heads, sizes.key_heads), 1)
+        parts: tuple[Tensor, ...] = found.split((sizes.heads, sizes.key_heads, sizes.key_heads), 1)
+        return parts
 
 
 class _Pass:
@@ -181,7 +180,7 @@ class _Pass:
 
     def expand(self, of_x: Tensor, of_thin: Tensor, number: int, group: int) -> None:
         a, _ = self._offsets(number, group)
-        columns = _columns(of_x.shape[1], of_thin.shape[1])
+        columns = min(_columns(of_x.shape[1], of_thin.shape[1]), self._tile(kernels.expand)[3])
         self._launch(
             kernels.expand, (of_x.shape[1] // columns,), of_x, of_thin, *self.adapters, a,
             WIDTH=of_x.shape[1], RANK=of_thin.shape[1], RANKS=_padded(of_thin.shape[1]), COLUMNS=columns,
@@ -198,7 +197,7 @@ class _Pass:
         group: int = QKV,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`ended` is a sublayer's product, thin product, norm and group; `before` the layer of the one that begins."""
-        part, thin, after, group_ended = ended or (x, x, x, O)
+        part, thin, after, group_ended = ended or (x, x, x, OUTPUT)
         out = torch.empty_like(x) if ended else x
         normed, thin_next, norm_next, a = x, x, x, 0
         if before is not None:
@@ -264,7 +263,7 @@ class _Pass:
         out, thin_next = part.new_empty(self.tokens, width), self._thin(part, DOWN)
         self._launch(
             kernels.gelu, (), part, thin, *self.adapters, *self._between(number), out, thin_next,
-            WIDTH=width, RANK=self.rank, RANKS=_padded(self.rank), COLUMNS=_columns(width, self.rank),
+            WIDTH=width, RANK=self.rank, RANKS=_padded(self.rank), COLUMNS=_columns(width, 4 * self.rank),
         )  # fmt: skip
         return out, thin_next
 
@@ -276,7 +275,7 @@ class _Pass:
         self._launch(
             kernels.gelu_backward, (), of_out, of_thin_next, part, thin, *self.adapters, *self._between(number),
             of_part, of_thin,
-            WIDTH=width, RANK=self.rank, RANKS=_padded(self.rank), COLUMNS=_columns(width, self.rank),
+            WIDTH=width, RANK=self.rank, RANKS=_padded(self.rank), COLUMNS=_columns(width, 4 * self.rank),
         )  # fmt: skip
         return of_part, of_thin
 
@@ -304,11 +303,16 @@ class _Pass:
             )  # fmt: skip
 
     def _launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-        rows, warps = TILES[kernel.__name__][self.tokens > FEW_TOKENS]
+        rows, warps, stages, columns = self._tile(kernel)
+        if "COLUMNS" in constants:
+            constants["COLUMNS"] = min(constants["COLUMNS"], columns)
         rows = min(rows, self.block)
         kernel[self.tokens // rows, *grid](
-            *arguments, **constants, BLOCK=self.block, ROWS=rows, num_warps=warps
+            *arguments, **constants, BLOCK=self.block, ROWS=rows, num_warps=warps, num_stages=stages
         )
+
+    def _tile(self, kernel: Any) -> tuple[int, int, int, int]:
+        return TILES[kernel.__name__][self.tokens > FEW_TOKENS]
 
     def _thin(self, like: Tensor, group: int) -> Tensor:
         return like.new_empty(self.tokens, self.layers.ranks[group])
@@ -336,7 +340,7 @@ class _Pass:
 
 def _padded(rank: int) -> int:
     """Ranks in a tile: matrix units want a power of two, and 16 at least."""
-    return max(16, triton.next_power_of_2(rank))
+    return max(16, 1 << (rank - 1).bit_length())
 
 
 def _columns(width: int, ranks: int) -> int:

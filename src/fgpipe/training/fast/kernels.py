@@ -88,7 +88,7 @@ def shrink(
     WIDTH: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
     BLOCK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """thin = A x."""
+    """Thin = A x."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     adapter, _ = _adapter(values, stride, scales, slots, tl.program_id(0) * ROWS, BLOCK)
     total = tl.zeros((ROWS, RANKS), tl.float32)
@@ -330,7 +330,7 @@ def gelu(
     WIDTH: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
     BLOCK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """out = gelu(gate) x up, of part + B thin = (gate, up); thin_next = A out."""
+    """Activate: out is gate times up after GELU of gate, both in part + B thin; thin_next is A out."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     adapter, scale = _adapter(values, stride, scales, slots, tl.program_id(0) * ROWS, BLOCK)
     b = adapter + b_offset
