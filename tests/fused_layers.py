@@ -15,7 +15,7 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from fgpipe.config import LoraConfig, ModelShape
-from fgpipe.training import packing
+from fgpipe.training import packing, shapes
 from fgpipe.training.fast import bank, engine, gemma3
 from fgpipe.training.fast.fused import FusedLayers
 
@@ -61,7 +61,7 @@ def parts() -> list[packing.Part]:
         ids = [draw.integers(0, SHAPE.vocab_size, length) for length in lengths]
         rows = packing.TokenRows({"input_ids": ids, "loss_mask": [np.arange(len(row)) > len(row) // 2 for row in ids]})
         labels = sum(rows.labels)
-        batch = packing.MicroBatch(tuple(range(len(lengths))), sum(lengths), labels)
+        batch = shapes.MicroBatch(tuple(range(len(lengths))), sum(lengths), labels)
         found.append(packing.Part(slot, rows, batch, labels))
     return found
 
@@ -69,14 +69,14 @@ def parts() -> list[packing.Part]:
 def main() -> None:
     """Compare, and print."""
     torch.manual_seed(0)
-    packing.BLOCK = 16
+    packing.BLOCK = shapes.BLOCK = 16
     contents = parts()
     lengths = [length for part in contents for length in part.rows.lengths]
     labels = [count for part in contents for count in part.rows.labels]
-    shapes = packing.ladder(lengths, labels, slots=len(RANKS), largest_tokens=112)
+    ladder = shapes.ladder(lengths, labels, slots=len(RANKS), largest_tokens=112)
     adapters = filled_bank()
-    steps = engine.Engine(base(), adapters, shapes)
-    packed = packing.pack(contents, shapes.largest, shapes)
+    steps = engine.Engine(base(), adapters, ladder)
+    packed = packing.pack(contents, ladder.largest, ladder)
     batch, _ = steps._tensors(packed, engine.control_rows({}, len(RANKS)))
 
     def gradients() -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,7 +84,7 @@ def main() -> None:
         return steps.model.accumulate(batch), adapters.gradients.clone()
 
     losses, expected = gradients()
-    steps.model.fused = FusedLayers(steps.base, adapters, steps.model.sizes, shapes.longest_tokens)
+    steps.model.fused = FusedLayers(steps.base, adapters, steps.model.sizes, ladder.longest_tokens)
     fused_losses, found = gradients()
     adapters.values[1, 0] = float("nan")
     _, beside = gradients()

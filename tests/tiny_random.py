@@ -117,7 +117,10 @@ def encode(prompt: str, answer: str) -> tuple[list[int], list[int]]:
 
 
 def formatted(out: Path, rows: Sequence[tuple[str, str]]) -> FormattedDataset:
-    """A format-stage artefact with one training row per (prompt, answer) of rendered text, and no evaluation points."""
+    """A format-stage artefact with one training row per (prompt, answer) of rendered text, and no evaluation points.
+
+    The first rows are held out as well: enough for a loss to be looked at.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -131,6 +134,7 @@ def formatted(out: Path, rows: Sequence[tuple[str, str]]) -> FormattedDataset:
     )
     with writing(FormattedDataset, out, config={"rows": list(rows)}, inputs={}) as draft:
         pyarrow.parquet.write_table(table, draft.path / "train.parquet")
+        pyarrow.parquet.write_table(table.slice(0, 6), draft.path / "held_out.parquet")
         (draft.path / "evaluation.jsonl").write_text("")
         (draft.path / "preview.jsonl").write_text("")
     return FormattedDataset.open(out)

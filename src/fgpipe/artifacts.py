@@ -68,15 +68,25 @@ class Dataset(Artifact):
 
 
 class FormattedDataset(Artifact):
-    """`train.parquet` (id, input_ids, loss_mask), `evaluation.jsonl` (prompts and expected calls), `preview.jsonl`."""
+    """Tokens with loss masks, prompts with expected answers.
+
+    `train.parquet` and `held_out.parquet` (id, input_ids, loss_mask), `evaluation.jsonl`, `preview.jsonl`.
+    """
 
     stage = "format"
 
     def training_columns(self) -> dict[str, list[Any]]:
         """Columns `id`, `input_ids` and `loss_mask` (1: in the loss), one list entry a row."""
+        return self._columns("train.parquet")
+
+    def held_out_columns(self) -> dict[str, list[Any]]:
+        """The same of the rows that are held out of training."""
+        return self._columns("held_out.parquet")
+
+    def _columns(self, name: str) -> dict[str, list[Any]]:
         import pyarrow.parquet
 
-        columns: dict[str, list[Any]] = pyarrow.parquet.read_table(self.path / "train.parquet").to_pydict()
+        columns: dict[str, list[Any]] = pyarrow.parquet.read_table(self.path / name).to_pydict()
         return columns
 
     def examples(self) -> list[dict[str, Any]]:

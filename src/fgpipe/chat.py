@@ -42,7 +42,7 @@ class Encoded:
 
 def format_config(*, max_length_tokens: int) -> dict[str, Any]:
     """What of the configuration the formatted rows depend on."""
-    return {"max_length_tokens": max_length_tokens}
+    return {"max_length_tokens": max_length_tokens, "tokenised": ["train", "held_out"]}
 
 
 def format_dataset(
@@ -72,7 +72,8 @@ def format_dataset(
     inputs = {"dataset": dataset.fingerprint, "tokenizer": tokenizer_fingerprint}
     config = format_config(max_length_tokens=max_length_tokens)
     with writing(FormattedDataset, out, config=config, inputs=inputs) as draft:
-        write_training_columns(draft.path / "train.parquet", train, trained)
+        write_columns(draft.path / "train.parquet", train, trained)
+        write_columns(draft.path / "held_out.parquet", evaluation, encoded[len(train) :])
         store.write_jsonl(draft.path / "evaluation.jsonl", points)
         store.write_jsonl(draft.path / "preview.jsonl", preview_lines(train, trained))
         draft.numbers |= {
@@ -175,7 +176,7 @@ def evaluation_points(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return points
 
 
-def write_training_columns(path: Path, rows: Sequence[Mapping[str, Any]], encoded: Sequence[Encoded]) -> None:
+def write_columns(path: Path, rows: Sequence[Mapping[str, Any]], encoded: Sequence[Encoded]) -> None:
     """Columns id, input_ids and loss_mask as Parquet."""
     import pyarrow
     import pyarrow.parquet

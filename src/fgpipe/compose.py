@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,27 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         ConfigError: every unknown key, bad value and broken rule, a line each.
     """
     return validate(_hydra_tree(overrides))
+
+
+def read_yaml(path: Path, *, expected: str) -> Any:
+    """What a user's YAML file holds, as plain data; a key given twice is refused.
+
+    Args:
+        expected: what should be in it, for the message.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    # PyYAML's own error comes through OmegaConf; PyYAML has no types.
+    yaml_error: type[Exception] = import_module("yaml").YAMLError
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, OmegaConfBaseException, ValueError, yaml_error) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: {reason}", hint=f"expected a YAML file with {expected}") from None
 
 
 def register_defaults() -> None:

@@ -134,8 +134,13 @@ class LoraConfig(Section):
 
 
 class TrainConfig(Section):
-    """How the adapter is fitted (TRL's SFTTrainer)."""
+    """How the adapter is fitted."""
 
+    backend: Literal["auto", "trl", "fast"] = Field(
+        default="auto",
+        description="trl: any base, dropout, 4-bit; fast: packed rows at a GPU's rate, Gemma 3 only; auto: fast where "
+        "it can, on a GPU",
+    )
     learning_rate: float = Field(default=2e-4, gt=0, description="peak learning rate of AdamW")
     epochs: float = Field(default=2, gt=0, description="passes over the training rows")
     max_steps: int | None = Field(
@@ -153,9 +158,26 @@ class TrainConfig(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
     gradient_checkpointing: bool = Field(default=False, description="recompute activations: less memory, slower")
+    evaluate_every_steps: int | None = Field(
+        default=None, ge=1, description="steps between two looks at the loss on held-out rows; null: none"
+    )
+    early_stop_evaluations: int | None = Field(
+        default=None,
+        ge=1,
+        description="stop after this many looks without a lower held-out loss, and keep the adapter of the lowest",
+    )
     log_every_steps: int = Field(default=10, ge=1)
     checkpoint_every_steps: int = Field(default=50, ge=1, description="a killed run resumes from the last of these")
     keep_checkpoints: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _stops_by_what_it_sees(self) -> TrainConfig:
+        if self.early_stop_evaluations is not None and self.evaluate_every_steps is None:
+            raise ValueError(
+                f"early_stop_evaluations: got {self.early_stop_evaluations} without train.evaluate_every_steps, "
+                "expected both"
+            )
+        return self
 
 
 class EvaluateConfig(Section):

@@ -100,15 +100,15 @@ def format_dataset(config: Config, *, force: bool = False) -> FormattedDataset:
 def train(config: Config, *, force: bool = False) -> Adapter:
     """Stage `train`."""
     from fgpipe.models import base
-    from fgpipe.training import trl_backend
+    from fgpipe.training import stage
 
     data = format_dataset(config)
     return _current(
         Adapter,
         config.run_folder / "train",
-        config=trl_backend.train_config(config.model, config.lora, config.train, seed=config.seed),
+        config=stage.train_config(config.model, config.lora, config.train, seed=config.seed),
         inputs={"data": data.fingerprint, "base": base.model_fingerprint(config.model)},
-        make=lambda out: trl_backend.train(data, config.model, config.lora, config.train, seed=config.seed, out=out),
+        make=lambda out: stage.train(data, config.model, config.lora, config.train, seed=config.seed, out=out),
         force=force,
     )
 
@@ -184,16 +184,17 @@ def shrink_folder(folder: Path, config: Config, *, r: int, out: Path | None, as_
         print(f"shrunk to r={shrunk.r}: {shrunk.path}")
 
 
-def publish(config: Config, *, parity: bool = True) -> PublishedVersion:
+def publish(config: Config, *, parity: bool = True, scored: bool = True) -> PublishedVersion:
     """Publish the run's adapter: validated first, then live in the folder and in every running server.
 
     Args:
+        scored: score it on the held-out rows first; what is not scored says so on its card.
         parity: ask every running server whether it serves the adapter as it was trained, before it goes live.
     """
     from fgpipe import releasing, trial, validation
 
     adapter = train(config)
-    card = scores(config)
+    card = scores(config) if scored else None
     validate(config)
     contract = validation.contract(config.model, config.server)
 
@@ -210,7 +211,7 @@ def publish(config: Config, *, parity: bool = True) -> PublishedVersion:
     )
 
 
-def provenance(config: Config, *, adapter: Adapter, card: Scores) -> dict[str, Any]:
+def provenance(config: Config, *, adapter: Adapter, card: Scores | None) -> dict[str, Any]:
     """Where a version comes from: data, configuration, code, base and scores."""
     from fgpipe.models import base
 
@@ -227,7 +228,7 @@ def provenance(config: Config, *, adapter: Adapter, card: Scores) -> dict[str, A
         "data": {"dataset": load(config).fingerprint, "formatted": data.fingerprint, **data.numbers},
         "adapter_fingerprint": adapter.fingerprint,
         "training": dict(adapter.numbers),
-        "scores": card.scores(),
+        "scores": card.scores() if card is not None else {},
         "versions": adapter.manifest["versions"],
         "git": adapter.manifest["git"],
     }

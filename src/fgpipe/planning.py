@@ -6,13 +6,13 @@ import json
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from fgpipe import resources
+from fgpipe.compose import read_yaml
 from fgpipe.config import LINEAR_MODULES, Config, Name, Section, ServerConfig
 from fgpipe.errors import ConfigError
 from fgpipe.progress import say
@@ -190,7 +190,7 @@ def read_models(path: Path) -> list[PlannedModel]:
     Raises:
         ConfigError: it cannot be read; every fault in it, a line each.
     """
-    tree = _yaml(path)
+    tree = read_yaml(path, expected="a list under `models:`")
     entries = tree.get("models") if isinstance(tree, dict) else None
     if not isinstance(entries, list) or not 1 <= len(entries) <= len(string.ascii_uppercase):
         raise ConfigError(
@@ -210,23 +210,6 @@ def read_models(path: Path) -> list[PlannedModel]:
         known = ", ".join(PlannedModel.model_fields)
         raise ConfigError("\n".join(f"{path}: {fault}" for fault in faults), hint=f"a model has {known}")
     return models
-
-
-def _yaml(path: Path) -> Any:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OSError, OmegaConfBaseException, ValueError, _yaml_error()) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: {reason}", hint="expected a YAML file with a list under `models:`") from None
-
-
-def _yaml_error() -> type[Exception]:
-    """PyYAML's own error, which OmegaConf lets through; PyYAML has no types."""
-    error: type[Exception] = import_module("yaml").YAMLError
-    return error
 
 
 def _fault(place: int, fault: Any) -> str:

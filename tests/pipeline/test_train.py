@@ -16,13 +16,17 @@ import tiny_random
 from fgpipe.artifacts import Adapter, FormattedDataset
 from fgpipe.config import LoraConfig, ModelConfig, TrainConfig
 from fgpipe.errors import TrainingError
-from fgpipe.training import trl_backend
-from fgpipe.training.order import RowOrder
-from fgpipe.training.plan import plan
+from fgpipe.training import stage, trl_backend
+from fgpipe.training.choose import Machine
+from fgpipe.training.fast.engine import Engine
 from fgpipe.training.trainer import AdapterTrainer, Collator
 
-LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1)
-QUICK = TrainConfig(batch_size=8, max_steps=7, learning_rate=1e-2, log_every_steps=1, checkpoint_every_steps=2)
+BACKENDS = ("trl", "fast")
+LORA = LoraConfig(r=4, lora_alpha=8)
+QUICK = TrainConfig(
+    backend="trl", batch_size=8, max_steps=7, learning_rate=1e-2, log_every_steps=1, checkpoint_every_steps=2
+)
+CPU = Machine(device="cpu", dtype="float32", flash_attention=False, triton=False, free_bytes=None)
 
 
 @pytest.fixture(autouse=True)
@@ -59,16 +63,55 @@ def largest_difference(left: Adapter, right: Adapter) -> float:
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(data: FormattedDataset, base_model: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
+def settings(backend: str) -> tuple[LoraConfig, TrainConfig]:
+    """Those of QUICK; with dropout where there is any, since it must be resumed too."""
+    dropout = 0.1 if backend == "trl" else 0.0
+    return LORA.model_copy(update={"lora_dropout": dropout}), QUICK.model_copy(update={"backend": backend})
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def uninterrupted(
+    request: pytest.FixtureRequest,
+    data: FormattedDataset,
+    base_model: ModelConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Adapter:
     torch.set_num_threads(1)
-    return trl_backend.train(data, base_model, LORA, QUICK, seed=0, out=tmp_path_factory.mktemp("run") / "train")
+    lora, config = settings(request.param)
+    return stage.train(data, base_model, lora, config, seed=0, out=tmp_path_factory.mktemp("run") / "train")
 
 
-def test_it_learns(data: FormattedDataset, base_model: ModelConfig, tmp_path: Path) -> None:
+def made_with(adapter: Adapter) -> tuple[LoraConfig, TrainConfig]:
+    return settings(adapter.manifest["config"]["train"]["backend"])
+
+
+def test_both_back_ends_train_the_same_adapter(data: FormattedDataset, base_model: ModelConfig, tmp_path: Path) -> None:
+    """Which machine a user trains on must decide nothing but the time: start, rows, loss, schedule and optimizer."""
+    config = QUICK.model_copy(update={"max_steps": 40, "log_every_steps": 5, "weight_decay": 0.1})
+    lora = LORA.model_copy(update={"use_rslora": True})
+    trl, fast = (
+        stage.train(
+            data, base_model, lora, config.model_copy(update={"backend": backend}), seed=0, out=tmp_path / backend
+        )
+        for backend in BACKENDS
+    )
+    assert largest_difference(trl, fast) < 1e-5
+    for file in ("adapter_config.json", "manifest.json"):
+        assert (trl.path / file).is_file()
+    assert (trl.path / "adapter_config.json").read_text() == (fast.path / "adapter_config.json").read_text()
+    timing = ("tokens_per_s",)
+    for one, other in zip(metrics(trl), metrics(fast), strict=True):
+        assert {k: v for k, v in one.items() if k not in timing} == pytest.approx(
+            {k: v for k, v in other.items() if k not in timing}, rel=1e-4
+        )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_it_learns(backend: str, data: FormattedDataset, base_model: ModelConfig, tmp_path: Path) -> None:
     """A run that does not lower the loss on a rule of four words trains nothing."""
-    config = QUICK.model_copy(update={"max_steps": 40, "log_every_steps": 5})
-    lines = metrics(trl_backend.train(data, base_model, LORA, config, seed=0, out=tmp_path / "train"))
+    lora, config = settings(backend)
+    config = config.model_copy(update={"max_steps": 40, "log_every_steps": 5})
+    lines = metrics(stage.train(data, base_model, lora, config, seed=0, out=tmp_path / "train"))
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
 
 
@@ -76,11 +119,30 @@ def test_same_seed_same_adapter(
     uninterrupted: Adapter, data: FormattedDataset, base_model: ModelConfig, tmp_path: Path
 ) -> None:
     """Otherwise no result could be repeated, and the seed would mean nothing."""
-    again = trl_backend.train(data, base_model, LORA, QUICK, seed=0, out=tmp_path / "again")
-    other = trl_backend.train(data, base_model, LORA, QUICK, seed=1, out=tmp_path / "other")
+    lora, config = made_with(uninterrupted)
+    again = stage.train(data, base_model, lora, config, seed=0, out=tmp_path / "again")
+    other = stage.train(data, base_model, lora, config, seed=1, out=tmp_path / "other")
     assert largest_difference(uninterrupted, again) == 0.0
     assert again.fingerprint == uninterrupted.fingerprint
     assert largest_difference(uninterrupted, other) > 0.0
+
+
+def stop_in_step_six(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C after five steps, with either back end."""
+    clip, run = AdapterTrainer._clip_grad_norm, Engine.run
+
+    def trl_step(self: Any, model: Any) -> torch.Tensor:
+        if self.state.global_step == 5:
+            raise KeyboardInterrupt
+        return clip(self, model)
+
+    def fast_step(self: Any, packed: Any, updates: Any) -> None:
+        if any(update.number == 6 for update in updates.values()):
+            raise KeyboardInterrupt
+        run(self, packed, updates)
+
+    monkeypatch.setattr(AdapterTrainer, "_clip_grad_norm", trl_step)
+    monkeypatch.setattr(Engine, "run", fast_step)
 
 
 def test_stopped_run_ends_where_an_uninterrupted_one_ends(
@@ -92,19 +154,13 @@ def test_stopped_run_ends_where_an_uninterrupted_one_ends(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A user who presses Ctrl-C, or whose machine dies, must lose time alone: rows, dropout and schedule go on."""
-    clip = AdapterTrainer._clip_grad_norm
-
-    def stop_in_step_six(self: Any, model: Any) -> torch.Tensor:
-        if self.state.global_step == 5:
-            raise KeyboardInterrupt
-        return clip(self, model)
-
-    monkeypatch.setattr(AdapterTrainer, "_clip_grad_norm", stop_in_step_six)
+    lora, config = made_with(uninterrupted)
+    stop_in_step_six(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        trl_backend.train(data, base_model, LORA, QUICK, seed=0, out=tmp_path / "train")
+        stage.train(data, base_model, lora, config, seed=0, out=tmp_path / "train")
     assert not (tmp_path / "train").exists()
     monkeypatch.undo()
-    resumed = trl_backend.train(data, base_model, LORA, QUICK, seed=0, out=tmp_path / "train")
+    resumed = stage.train(data, base_model, lora, config, seed=0, out=tmp_path / "train")
     assert "resuming from step 4 of 7" in capsys.readouterr().err
     assert largest_difference(uninterrupted, resumed) == 0.0
     assert [line["step"] for line in metrics(resumed)] == [1, 2, 3, 4, 5, 6, 7]
@@ -116,31 +172,44 @@ def test_accumulation_does_not_change_the_result(
     batch_size: int, gradient_accumulation: int, data: FormattedDataset, base_model: ModelConfig, tmp_path: Path
 ) -> None:
     """Less memory must not mean another loss: each labelled token of a step weighs the same, however it is cut."""
-    lora = LORA.model_copy(update={"lora_dropout": 0.0})
     cut = QUICK.model_copy(update={"batch_size": batch_size, "gradient_accumulation": gradient_accumulation})
-    whole = trl_backend.train(data, base_model, lora, QUICK, seed=0, out=tmp_path / "whole")
-    pieces = trl_backend.train(data, base_model, lora, cut, seed=0, out=tmp_path / "pieces")
+    whole = stage.train(data, base_model, LORA, QUICK, seed=0, out=tmp_path / "whole")
+    pieces = stage.train(data, base_model, LORA, cut, seed=0, out=tmp_path / "pieces")
+    assert largest_difference(whole, pieces) < 1e-5
+
+
+def test_passes_that_hold_less_than_a_step_do_not_change_the_result(
+    data: FormattedDataset, base_model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fast back end cuts steps to fit the memory of the machine it finds."""
+    lora, config = settings("fast")
+    whole = stage.train(data, base_model, lora, config, seed=0, out=tmp_path / "whole")
+    monkeypatch.setattr("fgpipe.training.plan.PASS_TOKENS", 256)
+    pieces = stage.train(data, base_model, lora, config, seed=0, out=tmp_path / "pieces")
+    passes = [json.loads((adapter.path / "plan.json").read_text())["pass_tokens"] for adapter in (whole, pieces)]
+    assert passes == [512, 256]
     assert largest_difference(whole, pieces) < 1e-5
 
 
 def test_gradient_checkpointing_does_not_change_the_result(
-    data: FormattedDataset, base_model: ModelConfig, uninterrupted: Adapter, tmp_path: Path
+    data: FormattedDataset, base_model: ModelConfig, tmp_path: Path
 ) -> None:
     """It trades time for memory, nothing else."""
     config = QUICK.model_copy(update={"gradient_checkpointing": True})
-    assert (
-        largest_difference(
-            uninterrupted, trl_backend.train(data, base_model, LORA, config, seed=0, out=tmp_path / "train")
-        )
-        < 1e-5
-    )
+    without = stage.train(data, base_model, LORA, QUICK, seed=0, out=tmp_path / "without")
+    checkpointed = stage.train(data, base_model, LORA, config, seed=0, out=tmp_path / "with")
+    assert largest_difference(without, checkpointed) < 1e-5
 
 
-def test_first_infinite_loss_stops_the_run(data: FormattedDataset, base_model: ModelConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_first_infinite_loss_stops_the_run(
+    backend: str, data: FormattedDataset, base_model: ModelConfig, tmp_path: Path
+) -> None:
     """Otherwise an adapter of NaN would be written, scored and perhaps published."""
-    config = QUICK.model_copy(update={"learning_rate": 1e30, "warmup_fraction": 0.0, "checkpoint_every_steps": 1})
+    lora, config = settings(backend)
+    config = config.model_copy(update={"learning_rate": 1e30, "warmup_fraction": 0.0, "checkpoint_every_steps": 1})
     with pytest.raises(TrainingError, match=r"step \d of 7: got loss .*nan") as caught:
-        trl_backend.train(data, base_model, LORA, config, seed=0, out=tmp_path / "train")
+        stage.train(data, base_model, lora, config, seed=0, out=tmp_path / "train")
     assert "train.learning_rate" in caught.value.hint
     assert not (tmp_path / "train").exists()
     kept = list((tmp_path / "train.checkpoints").glob("*/complete.json"))
@@ -148,7 +217,8 @@ def test_first_infinite_loss_stops_the_run(data: FormattedDataset, base_model: M
     assert all(
         tensor.isfinite().all()
         for path in kept
-        for tensor in load_file(path.parent / "adapter_model.safetensors").values()
+        for file in path.parent.glob("*.safetensors")
+        for tensor in load_file(file).values()
     )
 
 
@@ -197,17 +267,16 @@ def test_rows_that_cannot_be_trained_on_are_named(change: dict[str, list[Any]], 
     """A row without a labelled token, or one cut silently, would spoil training unseen."""
     columns = {"id": ["a"], "input_ids": [[2, 9, 9]], "loss_mask": [[0, 0, 1]]} | change
     with pytest.raises(TrainingError, match=message):
-        trl_backend.check_rows(columns, TrainConfig(max_length_tokens=16))
+        stage.check_rows(columns, TrainConfig(max_length_tokens=16))
 
 
 @pytest.fixture
 def trainer(data: FormattedDataset, base_model: ModelConfig, tmp_path: Path) -> AdapterTrainer:
     """Ready to train, with B away from its initial zeros, so that gradients reach A."""
-    columns = data.training_columns()
-    order = RowOrder(tuple(len(ids) for ids in columns["input_ids"]), 8, 0)
-    lora = LORA.model_copy(update={"lora_dropout": 0.0})
-    todo = plan(order, [1] * 21, base_model, lora, QUICK, device="cpu", dtype="float32")
-    built = trl_backend.build_trainer(columns, order, todo, base_model, lora, QUICK, seed=0, folder=tmp_path)
+    run = stage.prepare(
+        data, base_model, LORA, QUICK, seed=0, name="train", out=tmp_path / "train", machine=CPU, backend="trl"
+    )
+    built = trl_backend.build_trainer(run)
     generator = torch.Generator().manual_seed(0)
     for name, weight in built.model.named_parameters():
         if "lora_B" in name:

@@ -7,8 +7,8 @@ from fgpipe.commands.words import Command
 __all__ = ["COMMANDS", "Command"]
 
 _ORDER = (
-    *("load", "format", "train", "evaluate", "validate", "shrink", "publish", "run", "serve", "ask", "adapters"),
-    *("rollback", "alias", "sync", "gateway", "plan", "download", "doctor", "config"),
+    *("load", "format", "train", "evaluate", "validate", "shrink", "publish", "run", "fleet", "serve", "ask"),
+    *("adapters", "rollback", "alias", "sync", "gateway", "plan", "download", "doctor", "config"),
 )
 """As `--help` lists them."""
 

@@ -32,6 +32,24 @@ def _run(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _fleet(parsed: argparse.Namespace) -> int:
+    from fgpipe import fleet
+
+    files = take_names(parsed)
+    if len(files) != 1:
+        raise FgpipeError(
+            f"fleet: got {len(files)} files, expected one", hint="python -m fgpipe fleet adapters.yaml [key=value …]"
+        )
+    return fleet.fleet(
+        Path(files[0]),
+        parsed.overrides,
+        evaluate=parsed.evaluate,
+        parity=not parsed.no_parity,
+        force=parsed.force,
+        as_json=parsed.json,
+    )
+
+
 def _validate(parsed: argparse.Namespace) -> int:
     from fgpipe import judging
 
@@ -121,6 +139,12 @@ def _force_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="run every stage even if nothing changed")
 
 
+def _fleet_flags(parser: argparse.ArgumentParser) -> None:
+    _publish_flags(parser)
+    parser.add_argument("--evaluate", action="store_true", help="score each adapter on its held-out rows as well")
+    parser.add_argument("--force", action="store_true", help="train also what is up to date")
+
+
 def _question_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--question", help="what to ask; without it, a held-out question of the task")
 
@@ -147,6 +171,7 @@ MAKING = (
         json_flag,
     ),
     Command("publish", "put the adapter where the server reads it", _stage("publish"), ("publish",), _publish_flags),
+    Command("fleet", "train and publish the adapters of a [file] together", _fleet, _ALL, _fleet_flags),
     Command("run", "all stages, then a question answered by vLLM", _run, _ALL, _force_flag),
     Command("ask", "ask the published adapter a question through vLLM", _ask, ("task", "server"), _question_flag),
     Command("config", "print the resolved configuration", _print_config, _ALL, _config_flags),

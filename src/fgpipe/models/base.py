@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -289,8 +290,15 @@ def _no_access(model: ModelConfig, reason: str) -> ModelError:
 
 
 def _digest(folder: Path, patterns: tuple[str, ...]) -> str:
-    """SHA-256 over the files of `folder` that match."""
-    return store.digest_files(folder, {file.name for pattern in patterns for file in folder.glob(pattern)})
+    """SHA-256 over the files of `folder` that match; read once while they keep their sizes and times."""
+    files = {file for pattern in patterns for file in folder.glob(pattern)}
+    states = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return _digest_once(folder, tuple(states))
+
+
+@lru_cache(maxsize=8)
+def _digest_once(folder: Path, states: tuple[tuple[str, int, int], ...]) -> str:
+    return store.digest_files(folder, [name for name, _, _ in states])
 
 
 def _first_line(error: Exception) -> str:

@@ -6,18 +6,25 @@ Heavy: imports transformers; import it only to train.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import TaskID
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments  # noqa: TID253
 
-from fgpipe import progress
+from fgpipe import progress, store
 from fgpipe.training.checkpoints import Checkpoints
+from fgpipe.training.held_out import HeldOut, is_due, stopped_early
 from fgpipe.training.order import RowOrder
+from fgpipe.training.run import TrainingRun
+
+if TYPE_CHECKING:
+    from fgpipe.training.trainer import AdapterTrainer
 
 METRICS = ("loss", "learning_rate", "grad_norm")
 
@@ -52,8 +59,53 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
         line = {"step": state.global_step, "epoch": state.epoch, **{name: logs[name] for name in METRICS}}
         line |= {"tokens": tokens, "tokens_per_s": round(speed, 1)}
         state.log_history[-1] = line
+        self.append(line)
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a line to the file."""
         with open(self.file, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
+
+
+class HeldOutLoss(TrainerCallback):  # type: ignore[misc]
+    """Looks at the loss on held-out rows and logs it; stops the run when it no longer falls, and keeps the best."""
+
+    def __init__(self, run: TrainingRun, trainer: AdapterTrainer, metrics: Metrics) -> None:
+        self._run = run
+        self._trainer = trainer
+        self._metrics = metrics
+        self._best = run.checkpoints.folder / "best"
+        self._history = HeldOut(run.config)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take up what was seen before a resume."""
+        self._history = HeldOut(self._run.config, state.log_history)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Look, if it is time."""
+        from fgpipe.training.trainer import save_adapter
+
+        run = self._run
+        if run.held_out is None or not is_due(run.config, state.global_step, state.max_steps):
+            return
+        loss = self._trainer.held_out_loss(run.held_out, self._trainer.data_collator, batch_size=run.config.batch_size)
+        line = {"step": state.global_step, "epoch": state.epoch, "held_out_loss": loss}
+        state.log_history.append(line)
+        self._metrics.append(line)
+        if self._history.observe(state.global_step, loss) and self._history.keeps_best:
+            with store.new_folder(self._best) as folder:
+                save_adapter(self._trainer.model, folder, base_id=run.model.id, revision=run.model.revision)
+        if self._history.stop:
+            progress.say(stopped_early(state.global_step, state.max_steps, self._history))
+            control.should_training_stop = True
+
+    def restore(self, folder: Path) -> None:
+        """Make the adapter in `folder` the best one, if that is the one to keep."""
+        if self._history.keeps_best:
+            name = "adapter_model.safetensors"
+            shutil.copyfile(self._best / name, folder / name)
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
@@ -77,9 +129,9 @@ class Progress(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Show the figures of the line `Metrics` has just completed."""
-        if not state.log_history:
+        line = next((line for line in reversed(state.log_history) if "loss" in line), None)
+        if line is None:
             return
-        line = state.log_history[-1]
         note = f"loss {line['loss']:.4f}  {line['tokens_per_s']:,.0f} tokens/s"
         self._bar.update(self._task, note=note)
         tenth = 10 * state.global_step // state.max_steps

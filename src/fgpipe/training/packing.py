@@ -1,131 +1,15 @@
-"""Rows of several adapters laid end to end on one axis of tokens: no padding between them, one shape for many contents.
-
-The axis is cut into blocks of BLOCK tokens, and a block belongs to one adapter, so that adapters of any number and size
-share a step. Shapes come from a short ladder: each is captured once as a CUDA graph and replayed with other contents.
-"""
+"""Rows of several adapters laid end to end on one axis of tokens: one shape for many contents, and little padding."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np  # noqa: TID253
 
-BLOCK = 256
-"""Tokens that share an adapter. An adapter's last block of a step is half empty on average."""
-
-LADDER_RATIO = 1.25
-"""From one shape to the next: on average a tenth of a step is empty, and ten shapes span a factor of nine."""
-
-LABEL_BLOCK = 128
-"""Label rows are counted in these."""
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Rows that go through the model together, of one step of one adapter."""
-
-    rows: tuple[int, ...]
-    tokens: int
-    labels: int
-
-    @property
-    def blocks(self) -> int:
-        """Blocks it takes."""
-        return -(-self.tokens // BLOCK)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a step's tensors."""
-
-    blocks: int
-    labels: int
-    rows: int
-    segments: int
-    """Rows, and free places cut to the length of a row."""
-
-    @property
-    def tokens(self) -> int:
-        """Places for tokens."""
-        return self.blocks * BLOCK
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """The shapes a run may use. A block provides for a number of labels and rows that its rows keep to on the whole."""
-
-    slots: int
-    """Adapters that may share a step."""
-    longest_tokens: int
-    """Longest row, at least a block: no segment is longer."""
-    largest_blocks: int
-    labels_a_block: float
-    rows_a_block: float
-
-    @cached_property
-    def shapes(self) -> tuple[Shape, ...]:
-        """From the smallest, one block, to the largest."""
-        blocks = [1]
-        while blocks[-1] < self.largest_blocks:
-            blocks.append(min(self.largest_blocks, max(blocks[-1] + 1, round(blocks[-1] * LADDER_RATIO))))
-        return tuple(self._shape(count) for count in blocks)
-
-    def _shape(self, blocks: int) -> Shape:
-        labels = -(-int(blocks * self.labels_a_block + 1) // LABEL_BLOCK) * LABEL_BLOCK
-        rows = int(blocks * self.rows_a_block + 1)
-        holes = min(blocks, self.slots) + 1 + -(-blocks * BLOCK // self.longest_tokens)
-        return Shape(blocks, labels, rows, rows + holes)
-
-    @property
-    def largest(self) -> Shape:
-        """The shape that decides the memory."""
-        return self.shapes[-1]
-
-    def fits(self, batches: Sequence[MicroBatch], shape: Shape | None = None) -> bool:
-        """Whether `batches` go together into `shape`, or the largest."""
-        shape = shape or self.largest
-        return (
-            sum(batch.blocks for batch in batches) <= shape.blocks
-            and sum(batch.labels for batch in batches) <= shape.labels
-            and sum(len(batch.rows) for batch in batches) <= shape.rows
-        )
-
-    def choose(self, batches: Sequence[MicroBatch]) -> Shape:
-        """The smallest shape that holds `batches`."""
-        return next(shape for shape in self.shapes if self.fits(batches, shape))
-
-
-def ladder(lengths: Sequence[int], labels: Sequence[int], *, slots: int, largest_tokens: int) -> Ladder:
-    """Shapes for rows of these lengths and labels, up to `largest_tokens` or the longest row.
-
-    Labels and rows a block are those of an average step and a third more, but any single row fits the largest shape.
-    """
-    longest, tokens = max(lengths), sum(lengths)
-    blocks = max(-(-longest // BLOCK), largest_tokens // BLOCK)
-    return Ladder(
-        slots=slots,
-        longest_tokens=max(longest, BLOCK),
-        largest_blocks=blocks,
-        labels_a_block=max(4 / 3 * sum(labels) / tokens * BLOCK, max(labels) / blocks),
-        rows_a_block=4 / 3 * len(lengths) / tokens * BLOCK,
-    )
-
-
-def cut(rows: Sequence[int], lengths: Sequence[int], labels: Sequence[int], shapes: Ladder) -> list[MicroBatch]:
-    """The rows of a step as few micro-batches as fit the largest shape, in their order."""
-    batches: list[MicroBatch] = []
-    current = MicroBatch((), 0, 0)
-    for row in rows:
-        larger = MicroBatch((*current.rows, row), current.tokens + lengths[row], current.labels + labels[row])
-        if current.rows and not shapes.fits([larger]):
-            batches.append(current)
-            larger = MicroBatch((row,), lengths[row], labels[row])
-        current = larger
-    return [*batches, current]
+from fgpipe.training.shapes import BLOCK, Ladder, MicroBatch, Shape
 
 
 class TokenRows:

@@ -13,9 +13,9 @@ from typing import Any
 import torch  # noqa: TID253
 from trl import SFTTrainer  # noqa: TID253
 
-from fgpipe.errors import TrainingError
 from fgpipe.training.loss import completion_loss
 from fgpipe.training.order import RowOrder
+from fgpipe.training.run import Columns, not_finite
 
 IGNORED = -100
 """Label of a token that is not in the loss."""
@@ -32,6 +32,33 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         # and save the tokenizer into every checkpoint.
         self.processing_class = None
 
+    def held_out_loss(self, columns: Columns, collator: Collator, *, batch_size: int) -> float:
+        """Mean over the labelled tokens of `columns`; dropout is off meanwhile."""
+        rows = [
+            {"input_ids": ids, "labels": row} for ids, row in zip(columns["input_ids"], labels(columns), strict=True)
+        ]
+        rows.sort(key=lambda row: len(row["input_ids"]))
+        count = sum(label != IGNORED for row in rows for label in row["labels"][1:])
+        self.model.eval()
+        total = 0.0
+        with torch.no_grad():
+            for start in range(0, len(rows), batch_size):
+                inputs = {
+                    name: part.to(self.model.device)
+                    for name, part in collator(rows[start : start + batch_size]).items()
+                }
+                total += float(self._loss(inputs))
+        self.model.train()
+        return float(total / count)
+
+    def _loss(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Sum over the labelled tokens."""
+        base = self.model.get_base_model()
+        with self.accelerator.autocast():
+            # No attention mask: rows are padded on the right, where causal attention never looks from a real token.
+            hidden = base.base_model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
+        return completion_loss(hidden, base.get_output_embeddings().weight, inputs["labels"])
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -40,11 +67,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Mean over the labelled tokens of the whole optimizer step, however it is cut into batches."""
-        base = self.model.get_base_model()
-        with self.accelerator.autocast():
-            # No attention mask: rows are padded on the right, where causal attention never looks from a real token.
-            hidden = base.base_model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
-        loss = completion_loss(hidden, base.get_output_embeddings().weight, inputs["labels"]) / num_items_in_batch
+        loss = self._loss(inputs) / num_items_in_batch
         self._step_loss += loss.detach()
         return loss
 
@@ -53,11 +76,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         norm: torch.Tensor = super()._clip_grad_norm(model)
         loss, self._step_loss = float(self._step_loss), 0.0
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(
-                f"step {self.state.global_step + 1} of {self.state.max_steps}: got loss {loss:.4g} and gradient norm "
-                f"{float(norm):.4g}, expected finite numbers",
-                hint="a smaller train.learning_rate; the last checkpoint is kept and nothing was written",
-            )
+            raise not_finite(self.state.global_step + 1, self.state.max_steps, loss=loss, norm=float(norm))
         return norm
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
@@ -76,6 +95,14 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: walking all modules costs more than a small model's clipping."""
         return 0
+
+
+def labels(columns: Columns) -> list[list[int]]:
+    """Of each row: the token where it is in the loss, else IGNORED."""
+    return [
+        [token if learnt else IGNORED for token, learnt in zip(ids, mask, strict=True)]
+        for ids, mask in zip(columns["input_ids"], columns["loss_mask"], strict=True)
+    ]
 
 
 class OrderedSampler(torch.utils.data.Sampler):  # type: ignore[misc]

@@ -1,22 +1,17 @@
-"""The train stage: a LoRA adapter by TRL's SFTTrainer and PEFT."""
+"""The back end that takes any model: TRL's SFTTrainer and PEFT."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgpipe import artifacts, store
-from fgpipe.artifacts import Adapter, Draft, FormattedDataset, writing
-from fgpipe.config import LoraConfig, ModelConfig, TrainConfig
-from fgpipe.errors import TrainingError
+from fgpipe.config import LoraConfig, TrainConfig
 from fgpipe.models import base
 from fgpipe.progress import say
-from fgpipe.training.checkpoints import Checkpoints
-from fgpipe.training.order import RowOrder
-from fgpipe.training.plan import TrainingPlan, plan
+from fgpipe.training.plan import TrainingPlan
+from fgpipe.training.run import TrainingRun
 
 if TYPE_CHECKING:
     from fgpipe.training.trainer import AdapterTrainer
@@ -24,165 +19,51 @@ if TYPE_CHECKING:
 SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 """Our name of a schedule -> transformers' name of it with a warm-up."""
 
-WITHOUT_EFFECT = frozenset({"log_every_steps", "checkpoint_every_steps", "keep_checkpoints"})
-"""Settings of `train` that do not change the adapter."""
-
 PADDING_MULTIPLE = {"cuda": 64, "cpu": 16}
 """Batches are padded to a multiple of this, so that kernels are planned, and their plans kept, for few shapes."""
 
 
-def train_config(model: ModelConfig, lora: LoraConfig, config: TrainConfig, *, seed: int) -> dict[str, Any]:
-    """What the adapter depends on, as plain data."""
-    return {
-        "model": model.model_dump(mode="json", exclude={"name", "path"}),
-        "lora": lora.model_dump(mode="json"),
-        "train": config.model_dump(mode="json", exclude=set(WITHOUT_EFFECT)),
-        "seed": seed,
-    }
-
-
-def train_inputs(data: FormattedDataset, model: ModelConfig) -> dict[str, str]:
-    """Fingerprints of what the adapter is made from."""
-    return {"data": data.fingerprint, "base": base.model_fingerprint(model)}
-
-
-def train(
-    data: FormattedDataset, model: ModelConfig, lora: LoraConfig, config: TrainConfig, *, seed: int, out: Path
-) -> Adapter:
-    """Fit a LoRA adapter to the training rows of `data` and write it to `out`.
-
-    A run that was stopped resumes from its last checkpoint and, on a CPU, ends where an uninterrupted one would have
-    ended, to the bit. Checkpoints lie in `<out>.checkpoints` and are removed at the end.
-
-    Raises:
-        TrainingError: no row can be trained on, or loss or gradient became infinite or NaN.
-        ModelError: the base cannot be loaded.
-    """
-    columns = data.training_columns()
-    order = RowOrder(
-        lengths=tuple(len(ids) for ids in columns["input_ids"]),
-        rows_per_step=config.batch_size * config.gradient_accumulation,
-        seed=seed,
-    )
-    check_rows(columns, config)
-    todo = plan(
-        order,
-        [sum(mask) for mask in columns["loss_mask"]],
-        model,
-        lora,
-        config,
-        device=base.device(),
-        dtype=base.dtype_name(model),
-    )
-    for line in todo.lines():
-        say(line)
-    identity: dict[str, Any] = {
-        "config": train_config(model, lora, config, seed=seed),
-        "inputs": train_inputs(data, model),
-    }
-    checkpoints = Checkpoints(
-        out.with_name(f"{out.name}.checkpoints"), key=artifacts.key(Adapter, **identity), keep=config.keep_checkpoints
-    )
-    with writing(Adapter, out, **identity) as draft:
-        draft.unhashed |= {"metrics.jsonl", "plan.json"}  # speeds and the device: equal runs are equal adapters
-        fit(columns, order, todo, model, lora, config, seed=seed, checkpoints=checkpoints, draft=draft)
-    checkpoints.remove()
-    return Adapter.open(out)
-
-
-def check_rows(columns: Mapping[str, list[Any]], config: TrainConfig) -> None:
-    """Refuse rows that would train nothing or be cut.
-
-    Raises:
-        TrainingError: naming the first such row.
-    """
-    if not columns["input_ids"]:
-        raise TrainingError(
-            "train: got no training rows, expected at least one", hint="task.dataset.limit or evaluation_fraction?"
-        )
-    for name, ids, mask in zip(columns["id"], columns["input_ids"], columns["loss_mask"], strict=True):
-        if len(ids) != len(mask):
-            raise TrainingError(f"row {name}: got a loss mask of {len(mask)} entries, expected {len(ids)}, one a token")
-        if not any(mask[1:]):
-            raise TrainingError(f"row {name}: got no token in the loss, expected an answer to learn")
-        if len(ids) > config.max_length_tokens:
-            raise TrainingError(
-                f"row {name}: got {len(ids)} tokens, expected at most train.max_length_tokens "
-                f"({config.max_length_tokens}); rows are never cut",
-                hint=f"train.max_length_tokens={len(ids)}",
-            )
-
-
-def fit(
-    columns: Mapping[str, list[Any]],
-    order: RowOrder,
-    todo: TrainingPlan,
-    model: ModelConfig,
-    lora: LoraConfig,
-    config: TrainConfig,
-    *,
-    seed: int,
-    checkpoints: Checkpoints,
-    draft: Draft,
-) -> None:
-    """Train, and leave adapter, plan and metrics in the draft."""
-    from fgpipe.training.callbacks import MarkCheckpoints, Metrics, Progress
+def fit(run: TrainingRun, folder: Path) -> list[dict[str, Any]]:
+    """Train, write the adapter to `folder`, and return the lines of the log."""
+    from fgpipe.training.callbacks import HeldOutLoss, MarkCheckpoints, Metrics, Progress
     from fgpipe.training.trainer import save_adapter
 
+    checkpoints = run.checkpoints
     resume = checkpoints.latest()
     if resume is not None:
-        say(f"train: resuming from step {resume.name.partition('-')[2]} of {todo.steps}")
+        say(f"train: resuming from step {resume.name.partition('-')[2]} of {run.todo.steps}")
     bar = Progress()
-    metrics = Metrics(order, checkpoints.folder / "metrics.jsonl")
+    metrics = Metrics(run.order, checkpoints.folder / "metrics.jsonl")
     with quiet(), base.fast_float32(), contextlib.closing(bar):
-        trainer = build_trainer(columns, order, todo, model, lora, config, seed=seed, folder=checkpoints.folder)
-        for callback in (metrics, bar, MarkCheckpoints(checkpoints)):
-            trainer.add_callback(callback)
+        trainer = build_trainer(run)
+        held_out = HeldOutLoss(run, trainer, metrics) if run.held_out is not None else None
+        for callback in (metrics, bar, held_out, MarkCheckpoints(checkpoints)):
+            if callback is not None:
+                trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    save_adapter(trainer.model, draft.path, base_id=model.id, revision=model.revision)
-    store.write_json(draft.path / "plan.json", asdict(todo))
-    store.write_jsonl(draft.path / "metrics.jsonl", trainer.state.log_history)
-    draft.numbers |= {
-        "rows": todo.rows,
-        "tokens": todo.tokens,
-        "steps": todo.steps,
-        "trainable_parameters": todo.trainable_parameters,
-    }
-    if trainer.state.log_history:
-        first, last = trainer.state.log_history[0], trainer.state.log_history[-1]
-        draft.numbers |= {"first_loss": first["loss"], "loss": last["loss"]}
+    save_adapter(trainer.model, folder, base_id=run.model.id, revision=run.model.revision)
+    if held_out is not None:
+        held_out.restore(folder)
+    return list(trainer.state.log_history)
 
 
-def build_trainer(
-    columns: Mapping[str, list[Any]],
-    order: RowOrder,
-    todo: TrainingPlan,
-    model: ModelConfig,
-    lora: LoraConfig,
-    config: TrainConfig,
-    *,
-    seed: int,
-    folder: Path,
-) -> AdapterTrainer:
-    """The trainer with model, adapter and rows in place; checkpoints go to `folder`."""
+def build_trainer(run: TrainingRun) -> AdapterTrainer:
+    """The trainer with model, adapter and rows in place."""
     from datasets import Dataset
 
-    from fgpipe.training.trainer import IGNORED, AdapterTrainer, Collator
+    from fgpipe.training.trainer import AdapterTrainer, Collator, labels
 
-    labels = [
-        [token if learnt else IGNORED for token, learnt in zip(ids, mask, strict=True)]
-        for ids, mask in zip(columns["input_ids"], columns["loss_mask"], strict=True)
-    ]
-    tokenizer = base.load_tokenizer(model)
+    columns, todo = run.columns, run.todo
+    tokenizer = base.load_tokenizer(run.model)
     collator = Collator(pad_id=tokenizer.pad_token_id, multiple=PADDING_MULTIPLE[todo.device])
     trainer = AdapterTrainer(
-        model=base.load_model(model, training=True, attention=todo.attention),
-        args=trainer_arguments(config, todo, seed=seed, folder=folder),
-        train_dataset=Dataset.from_dict({"input_ids": columns["input_ids"], "labels": labels}),
+        model=base.load_model(run.model, training=True, attention="eager" if todo.attention == "eager" else "sdpa"),
+        args=trainer_arguments(run.config, todo, seed=run.seed, folder=run.checkpoints.folder),
+        train_dataset=Dataset.from_dict({"input_ids": columns["input_ids"], "labels": labels(columns)}),
         data_collator=collator,
         processing_class=tokenizer,
-        peft_config=peft_config(lora),
-        order=order,
+        peft_config=peft_config(run.lora),
+        order=run.order,
     )
     from transformers import PrinterCallback
 

@@ -17,7 +17,8 @@ from torch import Tensor  # noqa: TID253
 from fgpipe.progress import say
 from fgpipe.training.fast.bank import Bank
 from fgpipe.training.fast.gemma3 import Base, Batch, PackedGemma3
-from fgpipe.training.packing import Ladder, Packed, Part, Shape, pack
+from fgpipe.training.packing import Packed, Part, pack
+from fgpipe.training.shapes import Ladder, Shape
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -69,24 +70,32 @@ class Engine:
         self._pool: tuple[int, int] | None = None
         self._pending: list[torch.cuda.Event] = []
 
-    def run(self, parts: Sequence[Part], updates: dict[int, Update]) -> int:
-        """One pass over `parts`, then the updates of the slots in `updates`; the tokens of the shape it took.
+    def pack(self, parts: Sequence[Part]) -> Packed:
+        """`parts` as the smallest shape that holds them."""
+        return pack(parts, self.shapes.choose([part.batch for part in parts]), self.shapes)
+
+    def run(self, packed: Packed, updates: dict[int, Update]) -> None:
+        """One pass over a step's content, then the updates of the slots in `updates`.
 
         On a GPU it returns before the work is done.
         """
-        shape = self.shapes.choose([part.batch for part in parts])
-        packed = pack(parts, shape, self.shapes)
         controls = control_rows(updates, self.bank.slots)
         if not self.on_gpu:
             self._step(*self._tensors(packed, controls))
-        else:
-            if shape not in self._graphs:
-                self.capture(shape)
-            captured = self._graphs[shape]
-            captured.fill(packed, controls)
-            captured.graph.replay()
-            self._throttle()
-        return shape.tokens
+            return
+        if packed.shape not in self._graphs:
+            self._capture_or_make_room(packed.shape)
+        captured = self._graphs[packed.shape]
+        captured.fill(packed, controls)
+        captured.graph.replay()
+        self._throttle()
+
+    def _capture_or_make_room(self, shape: Shape) -> None:
+        try:
+            self.capture(shape)
+        except torch.OutOfMemoryError:
+            self.release()
+            self.capture(shape)
 
     def capture(self, shape: Shape) -> None:
         """Compile for `shape` if need be and record the step as a graph; changes no weight.
@@ -126,10 +135,15 @@ class Engine:
         self.losses[slot] = 0.0
         self.reports[:, slot] = 0.0
 
+    def clear(self, slot: int) -> None:
+        """Empty a slot whose adapter has failed: what is not finite must not stay."""
+        for flat in (self.bank.values, self.bank.gradients, self.bank.exp_avg, self.bank.exp_avg_sq):
+            flat[slot].zero_()
+        self.reset(slot)
+
     def held_out_loss(self, parts: Sequence[Part]) -> float:
         """Sum of the weighted losses of `parts`, which fit one step; no graph, no update."""
-        shape = self.shapes.choose([part.batch for part in parts])
-        batch, _ = self._tensors(pack(parts, shape, self.shapes), control_rows({}, self.bank.slots))
+        batch, _ = self._tensors(self.pack(parts), control_rows({}, self.bank.slots))
         return float(self.model.losses(batch).sum())
 
     def _step(self, batch: Batch, controls: Tensor) -> None:
@@ -246,17 +260,17 @@ def largest_that_fits(engine: Engine, make: Callable[[int], Ladder]) -> None:
 
     Args:
         engine: on a GPU.
-        make: a ladder whose largest shape has that many blocks, or the fewest it can.
+        make: a ladder whose passes have at most that many tokens, or as few as the rows allow.
     """
     while True:
         try:
             engine.capture(engine.shapes.largest)
             return
         except torch.OutOfMemoryError:
-            blocks = engine.shapes.largest_blocks
-            smaller = make(blocks // 2)
-            if smaller.largest_blocks >= blocks:
+            before = engine.shapes.largest.tokens
+            smaller = make(before // 2)
+            if smaller.largest.tokens >= before:
                 raise
             engine.release()
-            before, engine.shapes = engine.shapes.largest.tokens, smaller
+            engine.shapes = smaller
             say(f"train: out of memory at {before:,} tokens a pass; going on with {smaller.largest.tokens:,}")

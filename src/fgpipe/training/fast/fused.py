@@ -25,20 +25,24 @@ if TYPE_CHECKING:
 QKV, OUTPUT, GATE_UP, DOWN = range(4)
 """Groups of linear layers, as in `bank.GROUPS`."""
 
-FEW_TOKENS = 4096
-"""Up to here programs take fewer rows, so that there are enough of them for the device."""
+FEW_TOKENS = 6144
+"""Up to here programs take fewer rows and columns, so that there are some for every multiprocessor; above it larger
+ones, which read an adapter's weights less often."""
 
 TILES = {
     "shrink": ((16, 4, 3, 128), (32, 4, 3, 128)),
-    "expand": ((16, 4, 3, 128), (64, 4, 3, 128)),
-    "join": ((16, 4, 3, 128), (32, 4, 2, 128)),
-    "join_backward": ((16, 4, 3, 128), (32, 4, 2, 128)),
-    "heads": ((16, 4, 3, 128), (32, 4, 3, 128)),
-    "heads_backward": ((16, 4, 2, 128), (32, 8, 2, 128)),
-    "gelu": ((16, 4, 3, 128), (32, 4, 2, 128)),
-    "gelu_backward": ((16, 4, 2, 64), (32, 4, 2, 64)),
+    "expand": ((16, 8, 2, 128), (32, 8, 2, 128)),
+    "join": ((16, 8, 1, 128), (16, 8, 1, 128)),
+    "join_backward": ((16, 8, 1, 128), (16, 8, 1, 128)),
+    "heads": ((16, 4, 1, 128), (16, 4, 1, 128)),
+    "heads_backward": ((16, 4, 1, 128), (16, 4, 1, 128)),
+    "gelu": ((16, 4, 3, 128), (64, 4, 2, 64)),
+    "gelu_backward": ((16, 4, 3, 128), (64, 4, 2, 64)),
 }
 """By kernel: a program's rows, warps, loads under way and most columns at once, for few tokens and for many."""
+
+SPANS = (256, 512)
+"""Columns of a program where several share a row, likewise."""
 
 SUMS = {"steps": 64, "columns": 128, "programs": 512, "warps": 4}
 """Of `weight_gradient`: tokens at once, columns, programs below which one takes a block alone, warps."""
@@ -78,11 +82,12 @@ class FusedLayers:
         self.offsets = [(starts[place], starts[place + 1]) for place in first[:-1]]
         """Of A and B in a layer's weights, by group."""
 
-    def forward(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, list[Kept]]:
-        """Hidden states (tokens, hidden size) after the last layer, and what `backward` wants."""
+    def forward(self, x: Tensor, batch: Batch, *, keep: bool) -> tuple[Tensor, Tensor, list[Kept]]:
+        """Hidden states (tokens, hidden size) after the last layer, and what `backward` wants if it is to `keep` it."""
         base, sizes = self.base, self.sizes
         values = self.bank.values.to(x.dtype)
         run = _Pass(self, values, batch)
+        thin_downs = run.sums(DOWN)
         kept: list[Kept] = []
         _, normed, thin = run.join(x, None, 0, before=0)
         for number, weights in enumerate(base.layers):
@@ -90,8 +95,9 @@ class FusedLayers:
             last = number + 1 == len(base.layers)
             qkv = normed @ w_qkv.t()
             rotated = run.heads(qkv, thin, n_query, n_key, number)
+            query, key, value = self._split(rotated)
             attended, denominator = packed_attention(
-                *self._split(rotated), batch.bounds, base.windows[number], self.longest, sizes.score_scale
+                query, key, value, batch.bounds, base.windows[number], self.longest, sizes.score_scale
             )
             attended = attended.flatten(1)
             thin_o = run.shrink(attended, number, OUTPUT)
@@ -100,17 +106,19 @@ class FusedLayers:
                 x, (out, thin_o, n_attended, OUTPUT), number, before=number, norm=n_before, group=GATE_UP
             )
             gate_up = normed_middle @ w_gate_up.t()
-            inner, thin_down = run.gelu(gate_up, thin_gate_up, number)
+            thin_down = thin_downs[number]
+            inner = run.gelu(gate_up, thin_gate_up, thin_down, number)
             down = inner @ w_down.t()
             end, following, thin_next = run.join(
                 middle, (down, thin_down, n_after, DOWN), number, before=None if last else number + 1
             )
-            kept.append(
-                Kept(
-                    [thin, thin_o, thin_gate_up, thin_down], normed, qkv, rotated, attended, denominator, out,
-                    middle, normed_middle, gate_up, inner, down, end,
-                )
-            )  # fmt: skip
+            if keep:
+                kept.append(
+                    Kept(
+                        [thin, thin_o, thin_gate_up, thin_down], normed, qkv, rotated, attended, denominator, out,
+                        middle, normed_middle, gate_up, inner, down, end,
+                    )
+                )  # fmt: skip
             x, normed, thin = end, following, thin_next
         return x, values, kept
 
@@ -118,6 +126,7 @@ class FusedLayers:
         """Add to the bank's gradients, given the gradient of what `forward` returned."""
         base, sizes = self.base, self.sizes
         run = _Pass(self, values, batch)
+        of_gate_ups, of_qkvs = run.sums(GATE_UP), run.sums(QKV)
         of_normed = of_thin_next = None
         for number in reversed(range(len(base.layers))):
             w_qkv, w_o, w_gate_up, w_down, _, n_attended, n_before, n_after, n_query, n_key = base.layers[number]
@@ -128,7 +137,8 @@ class FusedLayers:
                 of_x, following, before, layer.down, layer.thin[DOWN], n_after, number, DOWN
             )
             run.gradients(number, DOWN, layer.inner, layer.thin[DOWN], of_part, of_thin)
-            of_part, of_thin = run.gelu_backward(of_part @ w_down, of_thin, layer.gate_up, layer.thin[GATE_UP], number)
+            of_down, of_thin_down, of_thin = of_part @ w_down, of_thin, of_gate_ups[number]
+            of_part = run.gelu_backward(of_down, of_thin_down, layer.gate_up, layer.thin[GATE_UP], of_thin, number)
             run.gradients(number, GATE_UP, layer.normed_middle, layer.thin[GATE_UP], of_part, of_thin)
             following = (of_part @ w_gate_up, of_thin, layer.middle, GATE_UP, number)
             of_x, of_part, of_thin = run.join_backward(
@@ -137,12 +147,16 @@ class FusedLayers:
             run.gradients(number, OUTPUT, layer.attended, layer.thin[OUTPUT], of_part, of_thin)
             of_attended = of_part @ w_o
             run.expand(of_attended, of_thin, number, OUTPUT)
-            query = self._split(layer.rotated)
+            query, *shared = self._split(layer.rotated)
+            # Keys and values as if every head had its own: else FlashAttention sums their gradients in two more passes.
+            readers = sizes.heads // sizes.key_heads
+            key, value = (part.unsqueeze(2).expand(-1, -1, readers, -1).flatten(1, 2) for part in shared)
             of_heads = packed_attention_backward(
-                of_attended.view(query[0].shape), *query, layer.attended.view(query[0].shape), layer.denominator,
+                of_attended.view(query.shape), query, key, value, layer.attended.view(query.shape), layer.denominator,
                 batch.bounds, base.windows[number], self.longest, sizes.score_scale,
             )  # fmt: skip
-            of_part, of_thin = run.heads_backward(of_heads, layer.qkv, layer.thin[QKV], n_query, n_key, number)
+            of_thin = of_qkvs[number]
+            of_part = run.heads_backward(of_heads, layer.qkv, layer.thin[QKV], of_thin, n_query, n_key, number)
             run.gradients(number, QKV, layer.normed, layer.thin[QKV], of_part, of_thin)
             if number:
                 of_normed, of_thin_next = of_part @ w_qkv, of_thin
@@ -248,36 +262,46 @@ class _Pass:
         return out
 
     def heads_backward(
-        self, of_heads: tuple[Tensor, ...], part: Tensor, thin: Tensor, n_query: Tensor, n_key: Tensor, number: int
-    ) -> tuple[Tensor, Tensor]:
-        of_part, of_thin = torch.empty_like(part), torch.empty_like(thin)
+        self,
+        of_heads: tuple[Tensor, ...],
+        part: Tensor,
+        thin: Tensor,
+        of_thin: Tensor,
+        n_query: Tensor,
+        n_key: Tensor,
+        number: int,
+    ) -> Tensor:
+        of_part = torch.empty_like(part)
         _, b = self._offsets(number, QKV)
+        heads = self.sizes.heads + 2 * self.sizes.key_heads
         self._launch(
-            kernels.heads_backward, (3,), *(gradient.contiguous() for gradient in of_heads), part, thin, n_query,
-            n_key, *self._rotations(number), *self.adapters, b, of_part, of_thin, **self._head_sizes(),
+            kernels.heads_backward, (heads,), *of_heads, part, thin, n_query, n_key, *self._rotations(number),
+            *self.adapters, b, of_part, of_thin, **self._head_sizes(),
         )  # fmt: skip
-        return of_part, of_thin
+        return of_part
 
-    def gelu(self, part: Tensor, thin: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        width = part.shape[1] // 2
-        out, thin_next = part.new_empty(self.tokens, width), self._thin(part, DOWN)
-        self._launch(
-            kernels.gelu, (), part, thin, *self.adapters, *self._between(number), out, thin_next,
-            WIDTH=width, RANK=self.rank, RANKS=_padded(self.rank), COLUMNS=_columns(width, 4 * self.rank),
-        )  # fmt: skip
-        return out, thin_next
+    def gelu(self, part: Tensor, thin: Tensor, thin_next: Tensor, number: int) -> Tensor:
+        out = part.new_empty(self.tokens, part.shape[1] // 2)
+        self._launch_gelu(kernels.gelu, part, thin, *self.adapters, *self._between(number), out, thin_next)
+        return out
 
     def gelu_backward(
-        self, of_out: Tensor, of_thin_next: Tensor, part: Tensor, thin: Tensor, number: int
-    ) -> tuple[Tensor, Tensor]:
-        of_part, of_thin = torch.empty_like(part), torch.empty_like(thin)
-        width = part.shape[1] // 2
-        self._launch(
-            kernels.gelu_backward, (), of_out, of_thin_next, part, thin, *self.adapters, *self._between(number),
+        self, of_out: Tensor, of_thin_next: Tensor, part: Tensor, thin: Tensor, of_thin: Tensor, number: int
+    ) -> Tensor:
+        of_part = torch.empty_like(part)
+        self._launch_gelu(
+            kernels.gelu_backward, of_out, of_thin_next, part, thin, *self.adapters, *self._between(number),
             of_part, of_thin,
-            WIDTH=width, RANK=self.rank, RANKS=_padded(self.rank), COLUMNS=_columns(width, 4 * self.rank),
         )  # fmt: skip
-        return of_part, of_thin
+        return of_part
+
+    def _launch_gelu(self, kernel: Any, *arguments: Any) -> None:
+        width = self.layers.base.layers[0][3].shape[1]
+        span = min(width & -width, SPANS[self.tokens > FEW_TOKENS])
+        self._launch(
+            kernel, (width // span,), *arguments,
+            WIDTH=width, RANK=self.rank, RANKS=_padded(self.rank), COLUMNS=_columns(span, 4 * self.rank), SPAN=span,
+        )  # fmt: skip
 
     def gradients(self, number: int, group: int, x: Tensor, thin: Tensor, of_part: Tensor, of_thin: Tensor) -> None:
         """Add the gradients of a group's A's and B's."""
@@ -289,7 +313,7 @@ class _Pass:
         elif group == GATE_UP:
             cuts[0] //= 2
         for wide, narrow, offset, rank in ((x, of_thin, a, thin.shape[1]), (of_part, thin, b, self.rank)):
-            ranks = min(64, _padded(rank))
+            ranks = min(64, _padded(rank, least=16))
             columns = _columns(math.gcd(wide.shape[1], *cuts) if wide is of_part else wide.shape[1], ranks)
             columns = min(columns, SUMS["columns"])
             blocks, tiles = len(self.batch.block_slots), (wide.shape[1] // columns, triton.cdiv(rank, ranks))
@@ -313,6 +337,11 @@ class _Pass:
 
     def _tile(self, kernel: Any) -> tuple[int, int, int, int]:
         return TILES[kernel.__name__][self.tokens > FEW_TOKENS]
+
+    def sums(self, group: int) -> Tensor:
+        """(layers, tokens, ranks) zeros in float32, for thin products that several programs add to."""
+        shape = len(self.layers.base.layers), self.tokens, self.layers.ranks[group]
+        return torch.zeros(shape, device=self.values.device)
 
     def _thin(self, like: Tensor, group: int) -> Tensor:
         return like.new_empty(self.tokens, self.layers.ranks[group])
@@ -338,9 +367,13 @@ class _Pass:
         }  # fmt: skip
 
 
-def _padded(rank: int) -> int:
-    """Ranks in a tile: matrix units want a power of two, and 16 at least."""
-    return max(16, 1 << (rank - 1).bit_length())
+def _padded(rank: int, *, least: int = 32) -> int:
+    """Ranks in a tile: a power of two for the matrix units, and by default more than the smallest tile has rows, 16.
+
+    Triton has the warps of a program that chains products share out the longer side of the first product it looks at.
+    Of a square that is the rows, and then 16 rows have all warps compute the same.
+    """
+    return max(least, 1 << (rank - 1).bit_length())
 
 
 def _columns(width: int, ranks: int) -> int:

@@ -7,6 +7,7 @@ writes ("thin", one column a rank).
 
 A program works on `ROWS` tokens of one block, looks up whose block it is, and reads that adapter's weights from the
 bank's flat row. A's of a group of linear layers with one input lie above each other there, and so do their B's.
+
 Heavy: imports torch and triton; import it only to train on a GPU.
 """
 
@@ -20,6 +21,12 @@ import triton.language as tl
 def _tile(pointer, rows, columns, width):
     """(rows, columns) of a matrix, in float32."""
     return tl.load(pointer + rows[:, None] * width + columns[None, :]).to(tl.float32)
+
+
+@triton.jit
+def _stored(pointer, rows, columns, width):
+    """As it lies there."""
+    return tl.load(pointer + rows[:, None] * width + columns[None, :])
 
 
 @triton.jit
@@ -45,6 +52,14 @@ def _put_thin(pointer, rows, width, first, value, RANK: tl.constexpr, RANKS: tl.
 
 
 @triton.jit
+def _add_thin(pointer, rows, width, first, value, RANK: tl.constexpr, RANKS: tl.constexpr):
+    """Several programs add their shares, to zeros in float32."""
+    rank = tl.arange(0, RANKS)
+    place = pointer + rows[:, None] * width + first + rank[None, :]
+    tl.atomic_add(place, value, mask=(rank < RANK)[None, :], sem="relaxed")
+
+
+@triton.jit
 def _a(pointer, columns, width, RANK: tl.constexpr, RANKS: tl.constexpr):
     """(RANKS, columns) of A."""
     rank = tl.arange(0, RANKS)
@@ -60,13 +75,14 @@ def _b(pointer, outputs, RANK: tl.constexpr, RANKS: tl.constexpr):
 
 @triton.jit
 def _product(x, y):
-    return tl.dot(x, y, input_precision="ieee")
+    """Of a tile and one of weights or of the same type; thin sums may come in float32."""
+    return tl.dot(x.to(y.dtype), y, input_precision="ieee")
 
 
 @triton.jit
-def _adapted(part, rows, outputs, width, thin, b, scale, RANK: tl.constexpr, RANKS: tl.constexpr):
+def _adapted(part, outputs, thin, b, scale, RANK: tl.constexpr, RANKS: tl.constexpr):
     """A tile of a linear layer's result: the frozen part, and the adapter's."""
-    return _tile(part, rows, outputs, width) + scale * _product(thin, tl.trans(_b(b, outputs, RANK, RANKS)))
+    return part.to(tl.float32) + scale * _product(thin, tl.trans(_b(b, outputs, RANK, RANKS)))
 
 
 @triton.jit
@@ -95,7 +111,7 @@ def shrink(
     for start in range(0, WIDTH, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         a = _a(adapter + a_offset, columns, WIDTH, RANK, RANKS)
-        total += _product(tl.load(x + rows[:, None] * WIDTH + columns[None, :]), tl.trans(a))
+        total += _product(_stored(x, rows, columns, WIDTH), tl.trans(a))
     _put_thin(thin, rows, RANK, 0, total, RANK, RANKS)
 
 
@@ -115,16 +131,11 @@ def expand(
 
 
 @triton.jit
-def _joined(
-    x, part, rows, columns, thin, b, scale, inverse, after,
-    AFTER: tl.constexpr, WIDTH: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
-):  # fmt: skip
-    """The residual stream after a sublayer."""
-    found = _tile(x, rows, columns, WIDTH)
-    if AFTER:
-        y = _adapted(part, rows, columns, WIDTH, thin, b, scale, RANK, RANKS)
-        found += y * inverse[:, None] * _weight(after, columns)
-        found = found.to(x.dtype.element_ty).to(tl.float32)
+def _tiles(pointer, rows, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
+    """All columns of some rows, a tuple of tiles as stored; no load waits, so all are under way at once."""
+    found = ()
+    for start in tl.static_range(0, WIDTH, COLUMNS):
+        found = found + (_stored(pointer, rows, start + tl.arange(0, COLUMNS), WIDTH),)
     return found
 
 
@@ -137,50 +148,43 @@ def join(
 ):  # fmt: skip
     """From one sublayer to the next: out = x + norm(part + B thin); normed = norm(out); thin_next = A normed.
 
-    Without AFTER it begins with out = x, without BEFORE it ends there. NEXT is the height of the A's.
+    Without AFTER it begins with out = x, without BEFORE it ends there. NEXT is the height of the A's. A program keeps
+    its rows in registers, whole.
     """
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     adapter, scale = _adapter(values, stride, scales, slots, tl.program_id(0) * ROWS, BLOCK)
     b = adapter + b_offset
-    inverse = tl.zeros((ROWS,), tl.float32)
-    t = _thin(thin, rows, RANK, 0, RANK, RANKS)
+    xs = _tiles(x, rows, WIDTH, COLUMNS)
     if AFTER:
+        parts = _tiles(part, rows, WIDTH, COLUMNS)
+        t = _thin(thin, rows, RANK, 0, RANK, RANKS)
         squares = tl.zeros((ROWS,), tl.float32)
-        for start in range(0, WIDTH, COLUMNS):
-            y = _adapted(part, rows, start + tl.arange(0, COLUMNS), WIDTH, t, b, scale, RANK, RANKS)
+        ys = ()
+        for i in tl.static_range(WIDTH // COLUMNS):
+            y = _adapted(parts[i], i * COLUMNS + tl.arange(0, COLUMNS), t, b, scale, RANK, RANKS)
             squares += tl.sum(y * y, 1)
+            ys = ys + (y,)
         inverse = tl.rsqrt(squares / WIDTH + EPSILON)
-    squares = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, WIDTH, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        found = _joined(x, part, rows, columns, t, b, scale, inverse, after, AFTER, WIDTH, RANK, RANKS)
-        if AFTER:
-            _put(out, rows, columns, WIDTH, found)
-        squares += tl.sum(found * found, 1)
+        outs = ()
+        for i in tl.static_range(WIDTH // COLUMNS):
+            columns = i * COLUMNS + tl.arange(0, COLUMNS)
+            found = xs[i].to(tl.float32) + ys[i] * inverse[:, None] * _weight(after, columns)
+            outs = outs + (_put(out, rows, columns, WIDTH, found),)
+    else:
+        outs = xs
     if BEFORE:
-        inverse_next = tl.rsqrt(squares / WIDTH + EPSILON)
+        squares = tl.zeros((ROWS,), tl.float32)
+        for i in tl.static_range(WIDTH // COLUMNS):
+            found = outs[i].to(tl.float32)
+            squares += tl.sum(found * found, 1)
+        inverse = tl.rsqrt(squares / WIDTH + EPSILON)
         total = tl.zeros((ROWS, NEXTS), tl.float32)
-        for start in range(0, WIDTH, COLUMNS):
-            columns = start + tl.arange(0, COLUMNS)
-            found = _joined(x, part, rows, columns, t, b, scale, inverse, after, AFTER, WIDTH, RANK, RANKS)
-            stored = _put(normed, rows, columns, WIDTH, found * inverse_next[:, None] * _weight(before, columns))
+        for i in tl.static_range(WIDTH // COLUMNS):
+            columns = i * COLUMNS + tl.arange(0, COLUMNS)
+            found = outs[i].to(tl.float32) * inverse[:, None] * _weight(before, columns)
+            stored = _put(normed, rows, columns, WIDTH, found)
             total += _product(stored, tl.trans(_a(adapter + a_offset, columns, WIDTH, NEXT, NEXTS)))
         _put_thin(thin_next, rows, NEXT, 0, total, NEXT, NEXTS)
-
-
-@triton.jit
-def _of_joined(
-    of_out, of_normed, out, rows, columns, dt, a, inverse, mean, before,
-    BEFORE: tl.constexpr, WIDTH: tl.constexpr, NEXT: tl.constexpr, NEXTS: tl.constexpr,
-):  # fmt: skip
-    """Gradient of the residual stream before the next sublayer."""
-    found = _tile(of_out, rows, columns, WIDTH)
-    if BEFORE:
-        through = _tile(of_normed, rows, columns, WIDTH) + _product(dt, _a(a, columns, WIDTH, NEXT, NEXTS))
-        unit = _tile(out, rows, columns, WIDTH) * inverse[:, None]
-        found += (through * _weight(before, columns) - unit * mean[:, None]) * inverse[:, None]
-        found = found.to(of_out.dtype.element_ty).to(tl.float32)
-    return found
 
 
 @triton.jit
@@ -195,41 +199,48 @@ def join_backward(
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     adapter, scale = _adapter(values, stride, scales, slots, tl.program_id(0) * ROWS, BLOCK)
     a, b = adapter + a_offset, adapter + b_offset
-    mean = tl.zeros((ROWS,), tl.float32)
-    inverse = tl.zeros((ROWS,), tl.float32)
+    of_outs = _tiles(of_out, rows, WIDTH, COLUMNS)
+    parts = _tiles(part, rows, WIDTH, COLUMNS)
     t = _thin(thin, rows, RANK, 0, RANK, RANKS)
-    dt = _thin(of_thin_next, rows, NEXT, 0, NEXT, NEXTS)
+    founds = ()
     if BEFORE:
+        outs = _tiles(out, rows, WIDTH, COLUMNS)
+        of_normeds = _tiles(of_normed, rows, WIDTH, COLUMNS)
+        dt = _thin(of_thin_next, rows, NEXT, 0, NEXT, NEXTS)
         squares = tl.zeros((ROWS,), tl.float32)
-        for start in range(0, WIDTH, COLUMNS):
-            columns = start + tl.arange(0, COLUMNS)
-            through = _tile(of_normed, rows, columns, WIDTH) + _product(dt, _a(a, columns, WIDTH, NEXT, NEXTS))
-            found = _tile(out, rows, columns, WIDTH)
+        mean = tl.zeros((ROWS,), tl.float32)
+        throughs = ()
+        for i in tl.static_range(WIDTH // COLUMNS):
+            columns = i * COLUMNS + tl.arange(0, COLUMNS)
+            through = of_normeds[i].to(tl.float32) + _product(dt, _a(a, columns, WIDTH, NEXT, NEXTS))
+            through *= _weight(before, columns)
+            found = outs[i].to(tl.float32)
             squares += tl.sum(found * found, 1)
-            mean += tl.sum(through * _weight(before, columns) * found, 1)
-        inverse = tl.rsqrt(squares / WIDTH + EPSILON)
-        mean = mean * inverse / WIDTH
+            mean += tl.sum(through * found, 1)
+            throughs = throughs + (through,)
+        inverse = tl.rsqrt(squares / WIDTH + EPSILON)[:, None]
+        mean = (mean / WIDTH)[:, None] * inverse * inverse
+        for i in tl.static_range(WIDTH // COLUMNS):
+            found = of_outs[i].to(tl.float32) + (throughs[i] - outs[i].to(tl.float32) * mean) * inverse
+            founds = founds + (_put(of_x, rows, i * COLUMNS + tl.arange(0, COLUMNS), WIDTH, found),)
+    else:
+        for i in tl.static_range(WIDTH // COLUMNS):
+            founds = founds + (_put(of_x, rows, i * COLUMNS + tl.arange(0, COLUMNS), WIDTH, of_outs[i]),)
     squares = tl.zeros((ROWS,), tl.float32)
-    mean_part = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, WIDTH, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        found = _of_joined(
-            of_out, of_normed, out, rows, columns, dt, a, inverse, mean, before, BEFORE, WIDTH, NEXT, NEXTS
-        )
-        _put(of_x, rows, columns, WIDTH, found)
-        y = _adapted(part, rows, columns, WIDTH, t, b, scale, RANK, RANKS)
+    mean = tl.zeros((ROWS,), tl.float32)
+    ys = ()
+    for i in tl.static_range(WIDTH // COLUMNS):
+        columns = i * COLUMNS + tl.arange(0, COLUMNS)
+        y = _adapted(parts[i], columns, t, b, scale, RANK, RANKS)
         squares += tl.sum(y * y, 1)
-        mean_part += tl.sum(found * _weight(after, columns) * y, 1)
-    inverse_part = tl.rsqrt(squares / WIDTH + EPSILON)
-    mean_part = mean_part * inverse_part / WIDTH
+        mean += tl.sum(founds[i].to(tl.float32) * _weight(after, columns) * y, 1)
+        ys = ys + (y,)
+    inverse = tl.rsqrt(squares / WIDTH + EPSILON)[:, None]
+    mean = (mean / WIDTH)[:, None] * inverse * inverse
     total = tl.zeros((ROWS, RANKS), tl.float32)
-    for start in range(0, WIDTH, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        found = _of_joined(
-            of_out, of_normed, out, rows, columns, dt, a, inverse, mean, before, BEFORE, WIDTH, NEXT, NEXTS
-        )
-        unit = _adapted(part, rows, columns, WIDTH, t, b, scale, RANK, RANKS) * inverse_part[:, None]
-        found = (found * _weight(after, columns) - unit * mean_part[:, None]) * inverse_part[:, None]
+    for i in tl.static_range(WIDTH // COLUMNS):
+        columns = i * COLUMNS + tl.arange(0, COLUMNS)
+        found = (founds[i].to(tl.float32) * _weight(after, columns) - ys[i] * mean) * inverse
         stored = _put(of_part, rows, columns, WIDTH, found)
         total += _product(stored, _b(b, columns, RANK, RANKS))
     _put_thin(of_thin, rows, RANK, 0, total * scale, RANK, RANKS)
@@ -251,8 +262,8 @@ def heads(
     place = tl.arange(0, HALF)
     low = head * 2 * HALF + place
     b = adapter + b_offset
-    y1 = _adapted(part, rows, low, WIDTH, t, b, scale, RANK, RANKS)
-    y2 = _adapted(part, rows, low + HALF, WIDTH, t, b, scale, RANK, RANKS)
+    y1 = _adapted(_tile(part, rows, low, WIDTH), low, t, b, scale, RANK, RANKS)
+    y2 = _adapted(_tile(part, rows, low + HALF, WIDTH), low + HALF, t, b, scale, RANK, RANKS)
     if head < HEADS + KEYS:
         weight = query_norm
         if head >= HEADS:
@@ -261,8 +272,9 @@ def heads(
         n1 = y1 * inverse * _weight(weight, place)
         n2 = y2 * inverse * _weight(weight, place + HALF)
         at = tl.load(positions + rows)
-        y1 = n1 * _tile(cosine, at, place, 2 * HALF) - n2 * _tile(sine, at, place, 2 * HALF)
-        y2 = n2 * _tile(cosine, at, place + HALF, 2 * HALF) + n1 * _tile(sine, at, place + HALF, 2 * HALF)
+        cos, sin = _tile(cosine, at, place, 2 * HALF), _tile(sine, at, place, 2 * HALF)
+        y1 = n1 * cos - n2 * sin
+        y2 = n2 * cos + n1 * sin
     _put(out, rows, low, WIDTH, y1)
     _put(out, rows, low + HALF, WIDTH, y2)
 
@@ -275,85 +287,95 @@ def heads_backward(
     EPSILON: tl.constexpr, HEADS: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr,
     RANK: tl.constexpr, RANKS: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of `heads`'s part and thin. A program has all heads of queries, keys or values."""
+    """Gradients of `heads`'s part and thin, the latter added to `of_thin`. A program has one head.
+
+    Keys and values have a gradient from every head that reads them.
+    """
     WIDTH: tl.constexpr = (HEADS + 2 * KEYS) * 2 * HALF
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    module = tl.program_id(1)
+    head = tl.program_id(1)
+    module = (head >= HEADS).to(tl.int32) + (head >= HEADS + KEYS).to(tl.int32)
     adapter, scale = _adapter(values, stride, scales, slots, tl.program_id(0) * ROWS, BLOCK)
-    t = _thin(thin, rows, 3 * RANK, module * RANK, RANK, RANKS)
     place = tl.arange(0, HALF)
+    low = head * 2 * HALF + place
     b = adapter + b_offset
     source = of_query
     weight = query_norm
-    count = HEADS
-    first = 0
+    first = head
+    count = 1
     if module > 0:
         source = of_key
         weight = key_norm
-        count = KEYS
-        first = HEADS
+        first = (head - HEADS) * (HEADS // KEYS)
+        count = HEADS // KEYS
     if module > 1:
         source = of_value
-        first = HEADS + KEYS
-    total = tl.zeros((ROWS, RANKS), tl.float32)
-    for head in range(count):
-        low = (first + head) * 2 * HALF + place
-        d1 = _tile(source, rows, head * 2 * HALF + place, count * 2 * HALF)
-        d2 = _tile(source, rows, head * 2 * HALF + place + HALF, count * 2 * HALF)
-        if module < 2:
-            y1 = _adapted(part, rows, low, WIDTH, t, b, scale, RANK, RANKS)
-            y2 = _adapted(part, rows, low + HALF, WIDTH, t, b, scale, RANK, RANKS)
-            at = tl.load(positions + rows)
-            n1 = d1 * _tile(cosine, at, place, 2 * HALF) + d2 * _tile(sine, at, place + HALF, 2 * HALF)
-            n2 = d2 * _tile(cosine, at, place + HALF, 2 * HALF) - d1 * _tile(sine, at, place, 2 * HALF)
-            n1 *= _weight(weight, place)
-            n2 *= _weight(weight, place + HALF)
-            inverse = tl.rsqrt((tl.sum(y1 * y1, 1) + tl.sum(y2 * y2, 1)) / (2 * HALF) + EPSILON)
-            mean = ((tl.sum(n1 * y1, 1) + tl.sum(n2 * y2, 1)) / (2 * HALF) * inverse * inverse)[:, None]
-            d1 = (n1 - y1 * mean) * inverse[:, None]
-            d2 = (n2 - y2 * mean) * inverse[:, None]
-        total += _product(_put(of_part, rows, low, WIDTH, d1), _b(b, low, RANK, RANKS))
-        total += _product(_put(of_part, rows, low + HALF, WIDTH, d2), _b(b, low + HALF, RANK, RANKS))
-    _put_thin(of_thin, rows, 3 * RANK, module * RANK, total * scale, RANK, RANKS)
+        first = (head - HEADS - KEYS) * (HEADS // KEYS)
+    d1 = tl.zeros((ROWS, HALF), tl.float32)
+    d2 = tl.zeros((ROWS, HALF), tl.float32)
+    for reader in range(first, first + count):
+        d1 += _tile(source, rows, reader * 2 * HALF + place, HEADS * 2 * HALF)
+        d2 += _tile(source, rows, reader * 2 * HALF + place + HALF, HEADS * 2 * HALF)
+    if module < 2:
+        t = _thin(thin, rows, 3 * RANK, module * RANK, RANK, RANKS)
+        y1 = _adapted(_tile(part, rows, low, WIDTH), low, t, b, scale, RANK, RANKS)
+        y2 = _adapted(_tile(part, rows, low + HALF, WIDTH), low + HALF, t, b, scale, RANK, RANKS)
+        at = tl.load(positions + rows)
+        cos, sin = _tile(cosine, at, place, 2 * HALF), _tile(sine, at, place, 2 * HALF)
+        n1 = (d1 * cos + d2 * sin) * _weight(weight, place)
+        n2 = (d2 * cos - d1 * sin) * _weight(weight, place + HALF)
+        inverse = tl.rsqrt((tl.sum(y1 * y1, 1) + tl.sum(y2 * y2, 1)) / (2 * HALF) + EPSILON)
+        mean = ((tl.sum(n1 * y1, 1) + tl.sum(n2 * y2, 1)) / (2 * HALF) * inverse * inverse)[:, None]
+        d1 = (n1 - y1 * mean) * inverse[:, None]
+        d2 = (n2 - y2 * mean) * inverse[:, None]
+    total = _product(_put(of_part, rows, low, WIDTH, d1), _b(b, low, RANK, RANKS))
+    total += _product(_put(of_part, rows, low + HALF, WIDTH, d2), _b(b, low + HALF, RANK, RANKS))
+    _add_thin(of_thin, rows, 3 * RANK, module * RANK, total * scale, RANK, RANKS)
 
 
 @triton.jit
 def _gate(gate):
     """Of GELU's tanh form, x gate: the gate, and the derivative of the product."""
     half = tl.sigmoid(gate * (1.5957691216057308 + 0.07135481282553025 * gate * gate))
-    return half, half + gate * half * (1.0 - half) * (1.5957691216057308 + 0.21406443847659074 * gate * gate)
+    return half, half + gate * half * (1.0 - half) * (1.5957691216057308 + 0.21406443847459074 * gate * gate)
 
 
 @triton.jit
 def gelu(
     part, thin, values, stride, scales, slots, b_offset, a_offset, out, thin_next,
     WIDTH: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
-    BLOCK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
-    """Activate: out is gate times up after GELU of gate, both in part + B thin; thin_next is A out."""
+    """Activate: out is gate times up after GELU of gate, both in part + B thin; adds A out to thin_next.
+
+    A program has SPAN columns, and so a share of the sums of A out.
+    """
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     adapter, scale = _adapter(values, stride, scales, slots, tl.program_id(0) * ROWS, BLOCK)
     b = adapter + b_offset
     t1 = _thin(thin, rows, 2 * RANK, 0, RANK, RANKS)
     t2 = _thin(thin, rows, 2 * RANK, RANK, RANK, RANKS)
     total = tl.zeros((ROWS, RANKS), tl.float32)
-    for start in range(0, WIDTH, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        gate = _adapted(part, rows, columns, 2 * WIDTH, t1, b, scale, RANK, RANKS)
-        up = _adapted(part, rows, columns + WIDTH, 2 * WIDTH, t2, b, scale, RANK, RANKS)
+    for start in range(0, SPAN, COLUMNS):
+        columns = tl.program_id(1) * SPAN + start + tl.arange(0, COLUMNS)
+        gate = _adapted(_tile(part, rows, columns, 2 * WIDTH), columns, t1, b, scale, RANK, RANKS)
+        up = _adapted(_tile(part, rows, columns + WIDTH, 2 * WIDTH), columns + WIDTH, t2, b, scale, RANK, RANKS)
         half, _ = _gate(gate)
         stored = _put(out, rows, columns, WIDTH, gate * half * up)
         total += _product(stored, tl.trans(_a(adapter + a_offset, columns, WIDTH, RANK, RANKS)))
-    _put_thin(thin_next, rows, RANK, 0, total, RANK, RANKS)
+    _add_thin(thin_next, rows, RANK, 0, total, RANK, RANKS)
 
 
 @triton.jit
 def gelu_backward(
     of_out, of_thin_next, part, thin, values, stride, scales, slots, b_offset, a_offset, of_part, of_thin,
     WIDTH: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
-    BLOCK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of `gelu`'s part and thin. `of_out` is the frozen product's share alone."""
+    """Gradients of `gelu`'s part and thin, the latter added to `of_thin`.
+
+    `of_out` is the frozen product's share alone.
+    """
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     adapter, scale = _adapter(values, stride, scales, slots, tl.program_id(0) * ROWS, BLOCK)
     a, b = adapter + a_offset, adapter + b_offset
@@ -362,18 +384,18 @@ def gelu_backward(
     dt = _thin(of_thin_next, rows, RANK, 0, RANK, RANKS)
     total1 = tl.zeros((ROWS, RANKS), tl.float32)
     total2 = tl.zeros((ROWS, RANKS), tl.float32)
-    for start in range(0, WIDTH, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        gate = _adapted(part, rows, columns, 2 * WIDTH, t1, b, scale, RANK, RANKS)
-        up = _adapted(part, rows, columns + WIDTH, 2 * WIDTH, t2, b, scale, RANK, RANKS)
+    for start in range(0, SPAN, COLUMNS):
+        columns = tl.program_id(1) * SPAN + start + tl.arange(0, COLUMNS)
+        gate = _adapted(_tile(part, rows, columns, 2 * WIDTH), columns, t1, b, scale, RANK, RANKS)
+        up = _adapted(_tile(part, rows, columns + WIDTH, 2 * WIDTH), columns + WIDTH, t2, b, scale, RANK, RANKS)
         found = _tile(of_out, rows, columns, WIDTH) + _product(dt, _a(a, columns, WIDTH, RANK, RANKS))
         half, slope = _gate(gate)
         of_gate = _put(of_part, rows, columns, 2 * WIDTH, found * up * slope)
         of_up = _put(of_part, rows, columns + WIDTH, 2 * WIDTH, found * gate * half)
         total1 += _product(of_gate, _b(b, columns, RANK, RANKS))
         total2 += _product(of_up, _b(b, columns + WIDTH, RANK, RANKS))
-    _put_thin(of_thin, rows, 2 * RANK, 0, total1 * scale, RANK, RANKS)
-    _put_thin(of_thin, rows, 2 * RANK, RANK, total2 * scale, RANK, RANKS)
+    _add_thin(of_thin, rows, 2 * RANK, 0, total1 * scale, RANK, RANKS)
+    _add_thin(of_thin, rows, 2 * RANK, RANK, total2 * scale, RANK, RANKS)
 
 
 @triton.jit(do_not_specialize=["blocks", "together"])
@@ -404,7 +426,7 @@ def weight_gradient(
             rows = block * BLOCK + start + tl.arange(0, STEP)
             x = tl.load(wide + rows[:, None] * WIDTH + columns[None, :])
             t = tl.load(thin + rows[:, None] * THIN + source[None, :], mask=(rank < RANK)[None, :], other=0.0)
-            total += _product(tl.trans(x), t)
+            total += _product(tl.trans(x), t.to(x.dtype))
         slot = tl.load(slots + block)
         follows = tl.load(slots + block + 1, mask=block + 1 < end, other=-1)
         if follows != slot:

@@ -1,0 +1,162 @@
+"""Many adapters in one process a GPU: shared out, trained together, each written as soon as it is done."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fgpipe.artifacts import Adapter, writing
+from fgpipe.errors import FgpipeError, TrainingError
+from fgpipe.training.run import TrainingRun
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+    from torch import Tensor
+
+    from fgpipe.training.fast.job import Job
+
+
+@dataclass(frozen=True)
+class Member:
+    """An adapter of a fleet: how it is trained, and the artefact it becomes."""
+
+    run: TrainingRun
+    identity: dict[str, Any]
+    """Configuration and inputs of the artefact."""
+    out: Path
+
+
+@dataclass(frozen=True)
+class Event:
+    """What has happened to a member."""
+
+    name: str
+    kind: str
+    """seated, stepped, logged, finished or failed"""
+    step: int = 0
+    line: dict[str, Any] | None = None
+    """The last of its log, if logged."""
+    message: str = ""
+    """Why it failed."""
+    hint: str = ""
+
+
+Hear = Callable[[Event], None]
+
+
+def train_fleet(members: Sequence[Member], hear: Hear, *, devices: Sequence[str]) -> None:
+    """Train all members; what becomes of each is heard, and a member that fails leaves the others alone.
+
+    Args:
+        members: they share a base.
+        hear: called in this process, one event at a time.
+        devices: a process each, if there are several: values of CUDA_VISIBLE_DEVICES.
+    """
+    if len(devices) <= 1:
+        _train(members, hear)
+        return
+    context = multiprocessing.get_context("spawn")
+    events: Queue[Event] = context.Queue()
+    shares = share_out(members, len(devices))
+    processes = []
+    for device, share in zip(devices, shares, strict=True):
+        process = context.Process(target=_train_on, args=(device, share, events), daemon=True)
+        process.start()
+        processes.append((process, share))
+    try:
+        _listen(processes, events, hear)
+    finally:
+        for process, _ in processes:
+            process.terminate()
+            process.join()
+
+
+def share_out(members: Sequence[Member], count: int) -> list[list[Member]]:
+    """`count` shares of about equal numbers of tokens: the largest member first, to the smallest share."""
+    shares: list[list[Member]] = [[] for _ in range(count)]
+    tokens = [0.0] * count
+    for member in sorted(members, key=_tokens, reverse=True):
+        smallest = tokens.index(min(tokens))
+        shares[smallest].append(member)
+        tokens[smallest] += _tokens(member)
+    return [share for share in shares if share]
+
+
+def _tokens(member: Member) -> float:
+    return member.run.todo.tokens * member.run.todo.epochs
+
+
+def _listen(processes: Sequence[tuple[Any, Sequence[Member]]], events: Queue[Event], hear: Hear) -> None:
+    """Pass events on until every process has ended; members of one that died have failed."""
+    open_members = {member.run.name for _, share in processes for member in share}
+    while open_members:
+        try:
+            event = events.get(timeout=0.5)
+        except queue.Empty:
+            for process, share in processes:
+                left = [member.run.name for member in share if member.run.name in open_members]
+                if process.is_alive() or not left:
+                    continue
+                for name in left:
+                    open_members.discard(name)
+                    message = f"{name}: got the end of its process (status {process.exitcode}), expected an adapter"
+                    hear(Event(name, "failed", message=message, hint="run the fleet again: it goes on from there"))
+            continue
+        hear(event)
+        if event.kind in ("finished", "failed"):
+            open_members.discard(event.name)
+
+
+def _train_on(device: str, members: Sequence[Member], events: Queue[Event]) -> None:
+    """In a process of its own."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = device
+    try:
+        _train(members, events.put)
+    except FgpipeError as error:
+        for member in members:
+            events.put(Event(member.run.name, "failed", message=error.message, hint=error.hint))
+    events.close()
+    events.join_thread()
+
+
+def _train(members: Sequence[Member], hear: Hear) -> None:
+    from fgpipe.training import fast_backend
+
+    fast_backend.train_together([member.run for member in members], _Recorder(members, hear))
+
+
+class _Recorder:
+    """Writes what is finished, and tells of everything."""
+
+    def __init__(self, members: Sequence[Member], hear: Hear) -> None:
+        self._members = {member.run.name: member for member in members}
+        self._hear = hear
+
+    def seated(self, job: Job) -> None:
+        self._hear(Event(job.run.name, "seated", step=job.step))
+
+    def stepped(self, job: Job) -> None:
+        self._hear(Event(job.run.name, "stepped", step=job.step))
+
+    def logged(self, job: Job) -> None:
+        self._hear(Event(job.run.name, "logged", step=job.step, line=job.log[-1]))
+
+    def finished(self, job: Job, weights: dict[str, Tensor]) -> None:
+        from fgpipe.training import stage
+        from fgpipe.training.fast_backend import save_adapter
+
+        member = self._members[job.run.name]
+        with writing(Adapter, member.out, **member.identity) as draft:
+            save_adapter(weights, member.run, draft.path)
+            stage.describe(draft, member.run, job.log)
+        member.run.checkpoints.remove()
+        self._hear(Event(job.run.name, "finished", step=job.step))
+
+    def failed(self, job: Job, error: TrainingError) -> None:
+        self._hear(Event(job.run.name, "failed", step=job.step, message=error.message, hint=error.hint))

@@ -1,0 +1,150 @@
+"""Shapes of packed steps: rows of several adapters laid end to end on one axis of tokens, cut into blocks.
+
+A block of BLOCK tokens belongs to one adapter, so that adapters of any number and size share a step. Shapes come from a
+short ladder: each is captured once as a CUDA graph and replayed with other contents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+BLOCK = 256
+"""Tokens that share an adapter. An adapter's last block of a step is half empty on average."""
+
+LADDER_RATIO = 1.25
+"""From one number of blocks to the next: a tenth of a step is empty on average; ten numbers span a factor of nine."""
+
+LABEL_BLOCK = 128
+"""The smallest number of label rows provided for; the next are each half as many again."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows that go through the model together, of one step of one adapter."""
+
+    rows: tuple[int, ...]
+    tokens: int
+    labels: int
+
+    @property
+    def blocks(self) -> int:
+        """Blocks it takes."""
+        return -(-self.tokens // BLOCK)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a step's tensors."""
+
+    blocks: int
+    labels: int
+    rows: int
+    segments: int
+    """Rows, and free places cut to the length of a row."""
+
+    @property
+    def tokens(self) -> int:
+        """Places for tokens."""
+        return self.blocks * BLOCK
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The shapes a run may use."""
+
+    slots: int
+    """Adapters that may share a step."""
+    longest_tokens: int
+    """Longest row, at least a block: no segment is longer."""
+    largest_blocks: int
+    largest_labels: int
+    rows_a_block: float
+    """Rows provided for; with more, a larger shape is taken."""
+    exact: bool = False
+    """Every shape just as large as needed: where nothing is captured."""
+
+    @cached_property
+    def blocks(self) -> list[int]:
+        """Numbers of blocks, rising."""
+        return _rising(1, self.largest_blocks, LADDER_RATIO)
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """Numbers of label rows, rising."""
+        return _rising(LABEL_BLOCK, self.largest_labels, 1.5)
+
+    @property
+    def largest(self) -> Shape:
+        """The shape that decides the memory."""
+        return self._shape(self.largest_blocks, self.labels[-1])
+
+    def _shape(self, blocks: int, labels: int) -> Shape:
+        rows = int(blocks * self.rows_a_block + 1)
+        holes = min(blocks, self.slots) + 1 + -(-blocks * BLOCK // self.longest_tokens)
+        return Shape(blocks, labels, rows, rows + holes)
+
+    def fits(self, batches: Sequence[MicroBatch]) -> bool:
+        """Whether `batches` go together into the largest shape."""
+        return _holds(self.largest, batches)
+
+    def choose(self, batches: Sequence[MicroBatch]) -> Shape:
+        """The smallest shape that holds `batches`, which fit."""
+        needed = sum(batch.labels for batch in batches)
+        if self.exact:
+            shape = self._shape(sum(batch.blocks for batch in batches), needed)
+            return replace(shape, segments=shape.segments + sum(len(batch.rows) for batch in batches))
+        labels = next(count for count in self.labels if count >= needed)
+        shapes = (self._shape(blocks, labels) for blocks in self.blocks)
+        return next(shape for shape in shapes if _holds(shape, batches))
+
+
+def _holds(shape: Shape, batches: Sequence[MicroBatch]) -> bool:
+    return (
+        sum(batch.blocks for batch in batches) <= shape.blocks
+        and sum(batch.labels for batch in batches) <= shape.labels
+        and sum(len(batch.rows) for batch in batches) <= shape.rows
+    )
+
+
+def _rising(first: int, last: int, ratio: float) -> list[int]:
+    """From `first` to `last` or a little more, each about `ratio` times the one before."""
+    found = [first]
+    while found[-1] < last:
+        found.append(min(max(last, first), max(found[-1] + 1, round(found[-1] * ratio))))
+    return found
+
+
+def ladder(
+    lengths: Sequence[int], labels: Sequence[int], *, slots: int, largest_tokens: int, exact: bool = False
+) -> Ladder:
+    """Shapes for rows of these lengths and labels, up to `largest_tokens` or the longest row.
+
+    The largest provides for twice the average share of labels, and for rows as short as the shortest tenth.
+    """
+    longest, tokens = max(lengths), sum(lengths)
+    blocks = max(-(-longest // BLOCK), -(-largest_tokens // BLOCK))
+    short = sorted(lengths)[len(lengths) // 10]
+    share = 2 * sum(labels) / tokens
+    return Ladder(
+        slots=slots,
+        longest_tokens=max(longest, BLOCK),
+        largest_blocks=blocks,
+        largest_labels=max(*labels, int(share * blocks * BLOCK) + 1),
+        rows_a_block=BLOCK / short,
+        exact=exact,
+    )
+
+
+def cut(rows: Sequence[int], lengths: Sequence[int], labels: Sequence[int], shapes: Ladder) -> list[MicroBatch]:
+    """The rows of a step as few micro-batches as fit the largest shape, in their order."""
+    batches: list[MicroBatch] = []
+    current = MicroBatch((), 0, 0)
+    for row in rows:
+        larger = MicroBatch((*current.rows, row), current.tokens + lengths[row], current.labels + labels[row])
+        if current.rows and not shapes.fits([larger]):
+            batches.append(current)
+            larger = MicroBatch((row,), lengths[row], labels[row])
+        current = larger
+    return [*batches, current]

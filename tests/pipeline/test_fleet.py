@@ -1,0 +1,296 @@
+"""Adapters trained together: each as it would be alone, whatever happens to the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny_random
+from fgpipe.artifacts import Adapter, FormattedDataset
+from fgpipe.config import LoraConfig, ModelConfig, TrainConfig
+from fgpipe.training import fast_backend, stage
+from fgpipe.training.choose import Machine
+from fgpipe.training.fast.engine import Engine
+from fgpipe.training.fleet import Event, Member, share_out, train_fleet
+
+CPU = Machine(device="cpu", dtype="float32", flash_attention=False, triton=False, free_bytes=None)
+
+SETTINGS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
+    # name: rows, LoRA, training
+    "narrow": (9, {"r": 2, "lora_alpha": 4}, {"learning_rate": 1e-2}),
+    "wide": (21, {"r": 8, "lora_alpha": 8}, {"learning_rate": 3e-3, "scheduler": "linear"}),
+    "rs": (13, {"r": 4, "use_rslora": True}, {"learning_rate": 5e-3, "weight_decay": 0.1}),
+    "queries": (17, {"r": 4, "target_modules": ("q_proj", "v_proj")}, {"learning_rate": 2e-2}),
+    "long": (40, {"r": 3}, {"learning_rate": 1e-2, "batch_size": 4, "max_steps": 13}),
+    "short": (8, {"r": 4}, {"learning_rate": 1e-2, "max_steps": 2}),
+    "clipped": (12, {"r": 4}, {"learning_rate": 1e-2, "max_grad_norm": 0.05, "scheduler": "constant"}),
+    "big-batch": (30, {"r": 4}, {"learning_rate": 1e-2, "batch_size": 16}),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads on a busy machine wait for each other far longer than these products take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    return tiny_random.save(tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[int, FormattedDataset]:
+    folder = tmp_path_factory.mktemp("data")
+    counts = {rows for rows, _, _ in SETTINGS.values()}
+    return {rows: tiny_random.formatted(folder / str(rows), tiny_random.toy_rows(rows)) for rows in counts}
+
+
+def member(name: str, datasets: dict[int, FormattedDataset], model: ModelConfig, folder: Path, **more: Any) -> Member:
+    rows, lora_settings, settings = SETTINGS[name]
+    defaults = {"batch_size": 8, "max_steps": 6, "log_every_steps": 1, "checkpoint_every_steps": 2}
+    lora, config = LoraConfig(**lora_settings), TrainConfig(**(defaults | settings | more))
+    out = folder / name / "train"
+    seed = len(name)
+    run = stage.prepare(datasets[rows], model, lora, config, seed=seed, name=name, out=out, machine=CPU, backend="fast")
+    identity = {
+        "config": stage.train_config(model, lora, config, seed=seed),
+        "inputs": stage.train_inputs(datasets[rows], model),
+    }
+    return Member(run, identity, out)
+
+
+def train(members: list[Member], devices: tuple[str, ...] = ()) -> dict[str, Event]:
+    """Train together; each member's last event."""
+    last: dict[str, Event] = {}
+
+    def hear(event: Event) -> None:
+        last[event.name] = event
+
+    train_fleet(members, hear, devices=devices)
+    return last
+
+
+def weights(one: Member) -> dict[str, torch.Tensor]:
+    return load_file(one.out / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def alone(
+    datasets: dict[int, FormattedDataset], base_model: ModelConfig, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Each adapter trained by itself."""
+    torch.set_num_threads(1)
+    folder, found = tmp_path_factory.mktemp("alone"), {}
+    for name in SETTINGS:
+        one = member(name, datasets, base_model, folder)
+        train([one])
+        found[name] = weights(one)
+    return found
+
+
+def assert_as_alone(members: list[Member], alone: dict[str, dict[str, torch.Tensor]]) -> None:
+    for one in members:
+        found, expected = weights(one), alone[one.run.name]
+        assert found.keys() == expected.keys()
+        for name, matrix in expected.items():
+            assert torch.allclose(found[name], matrix, rtol=0, atol=2e-5), (one.run.name, name)
+
+
+def test_each_is_what_it_would_be_alone(
+    datasets: dict[int, FormattedDataset],
+    base_model: ModelConfig,
+    alone: dict[str, dict[str, torch.Tensor]],
+    tmp_path: Path,
+) -> None:
+    """Ranks, scales, modules, rates, schedules, clipping, batch sizes and lengths are each adapter's own."""
+    members = [member(name, datasets, base_model, tmp_path) for name in SETTINGS]
+    last = train(members)
+    assert {event.kind for event in last.values()} == {"finished"}
+    assert_as_alone(members, alone)
+    for one in members:
+        artefact = Adapter.open(one.out)
+        lines = [json.loads(line) for line in (one.out / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == list(range(1, one.run.todo.steps + 1))
+        assert artefact.numbers["loss"] == lines[-1]["loss"]
+        assert not one.run.checkpoints.folder.exists()
+
+
+def test_waiting_adapters_enter_as_others_leave(
+    datasets: dict[int, FormattedDataset],
+    base_model: ModelConfig,
+    alone: dict[str, dict[str, torch.Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slot must keep nothing of the adapter that had it before: no weight, moment, step count or loss."""
+    monkeypatch.setattr(fast_backend, "SLOTS", 3)
+    members = [member(name, datasets, base_model, tmp_path) for name in SETTINGS]
+    train(members)
+    assert_as_alone(members, alone)
+
+
+def test_passes_too_small_for_all(
+    datasets: dict[int, FormattedDataset],
+    base_model: ModelConfig,
+    alone: dict[str, dict[str, torch.Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Little memory means several passes a step, at other times for each adapter; nothing else."""
+    monkeypatch.setattr("fgpipe.training.plan.PASS_TOKENS", 768)
+    members = [member(name, datasets, base_model, tmp_path) for name in SETTINGS]
+    train(members)
+    assert_as_alone(members, alone)
+
+
+@pytest.mark.parametrize("slots", [8, 2])
+def test_one_that_is_not_finite_stops_alone(
+    slots: int,
+    datasets: dict[int, FormattedDataset],
+    base_model: ModelConfig,
+    alone: dict[str, dict[str, torch.Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its NaN passes through the same tensors as everyone's tokens, and its slot goes to another."""
+    monkeypatch.setattr(fast_backend, "SLOTS", slots)
+    poisoned = member("long", datasets, base_model, tmp_path, learning_rate=1e30, warmup_fraction=0.0)
+    others = [member(name, datasets, base_model, tmp_path) for name in SETTINGS if name != "long"]
+    last = train([*others[:3], poisoned, *others[3:]])
+    assert last["long"].kind == "failed"
+    assert "expected finite numbers" in last["long"].message
+    assert not poisoned.out.exists()
+    assert_as_alone(others, alone)
+
+
+def test_a_stopped_fleet_goes_on_to_the_same_end(
+    datasets: dict[int, FormattedDataset],
+    base_model: ModelConfig,
+    alone: dict[str, dict[str, torch.Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whoever was done stays done; the others go on from their own checkpoints."""
+    members = [member(name, datasets, base_model, tmp_path) for name in SETTINGS]
+    run, passes = Engine.run, []
+
+    def stop_after_five(self: Any, packed: Any, updates: Any) -> None:
+        passes.append(1)
+        if len(passes) > 5:
+            raise KeyboardInterrupt
+        run(self, packed, updates)
+
+    monkeypatch.setattr(Engine, "run", stop_after_five)
+    with pytest.raises(KeyboardInterrupt):
+        train(members)
+    monkeypatch.undo()
+    done = [one for one in members if one.out.exists()]
+    assert [one.run.name for one in done] == ["short"]
+    train([one for one in members if one not in done])
+    assert "wide: resuming from step 4 of 6" in capsys.readouterr().err
+    assert_as_alone(members, alone)
+
+
+def test_an_adapter_begun_together_is_finished_alone(
+    datasets: dict[int, FormattedDataset],
+    base_model: ModelConfig,
+    alone: dict[str, dict[str, torch.Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A checkpoint holds the adapter at its own rank, not the fleet's."""
+    members = [member(name, datasets, base_model, tmp_path) for name in ("narrow", "wide")]
+    run = Engine.run
+
+    def stop_in_step_five(self: Any, packed: Any, updates: Any) -> None:
+        if any(update.number == 5 for update in updates.values()):
+            raise KeyboardInterrupt
+        run(self, packed, updates)
+
+    monkeypatch.setattr(Engine, "run", stop_in_step_five)
+    with pytest.raises(KeyboardInterrupt):
+        train(members)
+    monkeypatch.undo()
+    train(members[:1])
+    assert_as_alone(members[:1], alone)
+
+
+def test_several_processes(
+    datasets: dict[int, FormattedDataset],
+    base_model: ModelConfig,
+    alone: dict[str, dict[str, torch.Tensor]],
+    tmp_path: Path,
+) -> None:
+    """On a host with several GPUs each trains a share; here two processes on the CPU."""
+    members = [member(name, datasets, base_model, tmp_path) for name in ("narrow", "wide", "rs", "short")]
+    last = train(members, devices=("", ""))
+    assert {event.kind for event in last.values()} == {"finished"}
+    assert_as_alone(members, alone)
+
+
+def test_a_process_that_dies_fails_its_adapters_alone(
+    datasets: dict[int, FormattedDataset], base_model: ModelConfig, tmp_path: Path
+) -> None:
+    """A GPU may fall off the bus; what the other one trains must arrive."""
+    first = member("long", datasets, base_model, tmp_path, max_steps=4000)
+    second = member("narrow", datasets, base_model, tmp_path)
+    last: dict[str, Event] = {}
+
+    def hear(event: Event) -> None:
+        last[event.name] = event
+        if event.name == "long" and event.kind == "stepped" and event.step == 2:
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+            workers = sorted(int(pid) for pid, line in lines.items() if b"spawn_main" in line)
+            os.kill(workers[0], signal.SIGKILL)
+
+    train_fleet([first, second], hear, devices=("", ""))
+    assert (last["long"].kind, last["narrow"].kind) == ("failed", "finished")
+    assert "status -9" in last["long"].message
+
+
+def test_shares_are_about_equal(datasets: dict[int, FormattedDataset], base_model: ModelConfig, tmp_path: Path) -> None:
+    """The slowest GPU decides when a fleet is done."""
+    members = [member(name, datasets, base_model, tmp_path) for name in SETTINGS]
+    shares = share_out(members, 3)
+    assert sorted(one.run.name for share in shares for one in share) == sorted(SETTINGS)
+    tokens = [sum(one.run.todo.tokens * one.run.todo.epochs for one in share) for share in shares]
+    largest = max(one.run.todo.tokens * one.run.todo.epochs for one in members)
+    assert max(tokens) - min(tokens) <= largest
+
+
+def test_early_stop_keeps_the_best_of_each(
+    datasets: dict[int, FormattedDataset], base_model: ModelConfig, tmp_path: Path
+) -> None:
+    """A rate that soon overshoots: the run ends early, and what is kept is the adapter of the lowest loss."""
+    settings = {"learning_rate": 0.3, "max_steps": 40, "warmup_fraction": 0.0, "scheduler": "constant"}
+    looks = {"evaluate_every_steps": 2, "early_stop_evaluations": 3, "log_every_steps": 2}
+    both = {}
+    for backend in ("fast", "trl"):
+        rows = datasets[21]
+        config = TrainConfig(backend=backend, batch_size=8, **settings, **looks)
+        adapter = stage.train(rows, base_model, LoraConfig(r=4), config, seed=0, out=tmp_path / backend / "train")
+        lines = [json.loads(line) for line in (adapter.path / "metrics.jsonl").read_text().splitlines()]
+        losses = {line["step"]: line["held_out_loss"] for line in lines if "held_out_loss" in line}
+        best = min(losses, key=losses.__getitem__)
+        assert max(losses) == best + 6 < 40
+        assert adapter.numbers["held_out_loss"] == losses[best]
+        until_best = TrainConfig(backend=backend, batch_size=8, **(settings | {"max_steps": best}))
+        expected = stage.train(rows, base_model, LoraConfig(r=4), until_best, seed=0, out=tmp_path / backend / "best")
+        both[backend] = losses
+        found, wanted = (load_file(one.path / "adapter_model.safetensors") for one in (adapter, expected))
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert both["fast"][2] == pytest.approx(both["trl"][2], rel=1e-4)  # later this rate makes chaos of rounding
