@@ -224,7 +224,7 @@ class _Pass:
             kernels.join, (), x, part, thin, after, norm_next, *self.adapters, b, a, out, normed, thin_next,
             EPSILON=self.sizes.epsilon, WIDTH=x.shape[1], RANK=self.rank, RANKS=_padded(self.rank),
             NEXT=ranks, NEXTS=_padded(ranks), AFTER=ended is not None, BEFORE=before is not None,
-            COLUMNS=_columns(x.shape[1], ranks),
+            COLUMNS=_columns(x.shape[1], ranks // 2),
         )  # fmt: skip
         return out, normed, thin_next
 
@@ -247,7 +247,7 @@ class _Pass:
             kernels.join_backward, (), of_out, of_normed, of_thin_next, out, part, thin, after,
             after if before is None else before, *self.adapters, b, a, of_x, of_part, of_thin,
             EPSILON=self.sizes.epsilon, WIDTH=part.shape[1], RANK=self.rank, RANKS=_padded(self.rank),
-            NEXT=ranks, NEXTS=_padded(ranks), BEFORE=following is not None, COLUMNS=_columns(part.shape[1], ranks),
+            NEXT=ranks, NEXTS=_padded(ranks), BEFORE=following is not None, COLUMNS=_columns(part.shape[1], ranks // 2),
         )  # fmt: skip
         return of_x, of_part, of_thin
 
