@@ -61,7 +61,7 @@ class Engine:
         self.bank = bank
         self.shapes = shapes
         self.on_gpu = base.device.type == "cuda"
-        self.model = PackedGemma3(base, bank, longest=shapes.longest_tokens, compiled=self.on_gpu)
+        self.model = PackedGemma3(base, bank, longest=shapes.longest_tokens, on_gpu=self.on_gpu)
         self.losses = torch.zeros(bank.slots + 1, device=base.device)
         """Of the unfinished step of each slot; the last entry takes free places."""
         self.reports = torch.zeros(len(fields(Report)), bank.slots, device=base.device)
@@ -144,15 +144,10 @@ class Engine:
     def held_out_loss(self, parts: Sequence[Part]) -> float:
         """Sum of the weighted losses of `parts`, which fit one step; no graph, no update."""
         batch, _ = self._tensors(self.pack(parts), control_rows({}, self.bank.slots))
-        with torch.no_grad():
-            total, _ = self.model.losses(batch, compiled=False)
-        return float(total)
+        return float(self.model.losses(batch).sum())
 
     def _step(self, batch: Batch, controls: Tensor) -> None:
-        total, losses = self.model.losses(batch)
-        gradients = torch.autograd.grad(total, self.bank.leaves)
-        torch._foreach_add_(self.bank.leaf_gradients, list(gradients))
-        self.losses.index_add_(0, batch.label_slots, losses)
+        self.losses.index_add_(0, batch.label_slots, self.model.accumulate(batch))
         bank = self.bank
         self._optimise(
             bank.values, bank.gradients, bank.exp_avg, bank.exp_avg_sq, self.losses[:-1], self.reports, controls

@@ -6,7 +6,6 @@ torch; import it only to train.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,8 @@ from fgpipe.training.plan import COMPILED_LOGITS_AT_ONCE, LOGITS_AT_ONCE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from fgpipe.training.fast.fused import FusedLayers
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Base:
     """(vocabulary, hidden size), the head as well"""
     layers: tuple[tuple[Tensor, ...], ...]
     """qkv, o, gate and up, down; norms: input, after attention, before and after the MLP, query, key"""
-    windows: tuple[Tensor, ...]
-    """() each, on the CPU: places a layer looks back; 0 for all"""
+    windows: tuple[int, ...]
+    """Places a layer looks back; 0 for all"""
     kinds: tuple[str, ...]
     """of attention, by layer; each kind has rotations of its own"""
     rotations: dict[str, tuple[Tensor, Tensor]]
@@ -103,7 +104,7 @@ def take_base(model: PreTrainedModel, *, positions: int) -> Base:
             a.k_norm.weight,
         )
         layers.append(tuple(weight.detach() for weight in weights))
-        windows.append(torch.tensor(config.sliding_window if kind == "sliding_attention" else 0))
+        windows.append(config.sliding_window if kind == "sliding_attention" else 0)
     rotations = {}
     for kind in set(config.layer_types):
         cosine, sine = inner.rotary_emb(embedding, place, kind)
@@ -142,48 +143,69 @@ class Batch:
 class PackedGemma3:
     """The base with a bank's adapters; `longest` bounds the rows of every batch."""
 
-    def __init__(self, base: Base, bank: Bank, *, longest: int, compiled: bool) -> None:
+    def __init__(self, base: Base, bank: Bank, *, longest: int, on_gpu: bool) -> None:
         self.base = base
         self.bank = bank
         self.longest = longest
         layout: Layout = bank.layout
         self.sizes = Sizes(**base.sizes, rank=layout.rank, splits=tuple(layout.split_sizes()))
-        self.layer: Callable[..., Tensor] = torch.compile(layer, fullgraph=True) if compiled else layer
-        self.cross_entropy: CrossEntropy = torch.compile(cross_entropy) if compiled else cross_entropy
-        self.logits_at_once = COMPILED_LOGITS_AT_ONCE if compiled else LOGITS_AT_ONCE
+        self.fused: FusedLayers | None = None
+        if on_gpu:
+            from fgpipe.training.fast.fused import FusedLayers
+
+            self.fused = FusedLayers(base, bank, self.sizes, longest)
+        self.cross_entropy: CrossEntropy = torch.compile(cross_entropy) if on_gpu else cross_entropy
+        self.logits_at_once = COMPILED_LOGITS_AT_ONCE if on_gpu else LOGITS_AT_ONCE
         hidden = base.embedding.shape[1]
         self.embedding_scale = torch.tensor(hidden**0.5).to(base.embedding.dtype).item()
 
-    def losses(self, batch: Batch, *, compiled: bool = True) -> tuple[Tensor, Tensor]:
-        """The weighted loss of all rows, a scalar to differentiate, and (labels,) what each label adds to it.
+    def losses(self, batch: Batch) -> Tensor:
+        """(labels,) what each label adds to the weighted loss of all rows; no gradient."""
+        with torch.no_grad():
+            x = self.fused.forward(self._embedded(batch), batch, keep=False)[0] if self.fused else self._hidden(batch)
+            return self._head(x, batch)[1]
 
-        Args:
-            batch: the rows.
-            compiled: use what is compiled, if this model is; not worth it for a few passes without gradient.
-        """
+    def accumulate(self, batch: Batch) -> Tensor:
+        """As `losses`, and adds the gradients to the bank's."""
+        if not self.fused:
+            total, losses = self._head(self._hidden(batch), batch)
+            gradients = torch.autograd.grad(total, self.bank.leaves)
+            torch._foreach_add_(self.bank.leaf_gradients, list(gradients))
+            return losses
+        with torch.no_grad():
+            x, values, kept = self.fused.forward(self._embedded(batch), batch, keep=True)
+        x.requires_grad_()
+        total, losses = self._head(x, batch)
+        (of_x,) = torch.autograd.grad(total, x)
+        with torch.no_grad():
+            self.fused.backward(of_x, values, kept, batch)
+        return losses
+
+    def _embedded(self, batch: Batch) -> Tensor:
+        return F.embedding(batch.ids, self.base.embedding) * self.embedding_scale
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """(tokens, hidden size) after the last layer."""
         base = self.base
-        one_layer: Callable[..., Tensor] = layer
-        entropy: CrossEntropy = cross_entropy
-        at_once = LOGITS_AT_ONCE
-        if compiled:
-            one_layer, entropy, at_once = self.layer, self.cross_entropy, self.logits_at_once
-        blocks = (len(batch.block_slots), -1)
-        x = F.embedding(batch.ids, base.embedding) * self.embedding_scale
-        x = x.unflatten(0, blocks)
+        x = self._embedded(batch).unflatten(0, (len(batch.block_slots), -1))
         rotations = {
             kind: tuple(table[batch.positions].unsqueeze(1) for table in tables)
             for kind, tables in base.rotations.items()
         }
         for weights, leaf, window, kind in zip(base.layers, self.bank.leaves, base.windows, base.kinds, strict=True):
             cosine, sine = rotations[kind]
-            x = one_layer(
+            x = layer(
                 x, weights, leaf, self.bank.scales, cosine, sine, batch.bounds, window, batch.block_slots,
                 self.longest, self.sizes,
             )  # fmt: skip
-        x = x.flatten(0, 1).index_select(0, batch.label_places)
-        x = norm(x, base.final_norm, self.sizes.epsilon)
+        return x.flatten(0, 1)
+
+    def _head(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The weighted loss, a scalar to differentiate, and (labels,) what each label adds to it."""
+        x = x.index_select(0, batch.label_places)
+        x = norm(x, self.base.final_norm, self.sizes.epsilon)
         found: tuple[Tensor, Tensor] = FrozenHeadLoss.apply(
-            x, base.embedding, batch.targets, batch.weights, entropy, at_once
+            x, self.base.embedding, batch.targets, batch.weights, self.cross_entropy, self.logits_at_once
         )
         return found
 
@@ -209,7 +231,7 @@ def layer(
     cosine: Tensor,
     sine: Tensor,
     bounds: Tensor,
-    window: Tensor,
+    window: int,
     slots: Tensor,
     longest: int,
     sizes: Sizes,
@@ -220,18 +242,18 @@ def layer(
         leaf, scales, sizes, (x.shape[-1], w_o.shape[1], x.shape[-1], w_down.shape[1]), x.dtype
     )
     query_size, key_size = sizes.heads * sizes.head_size, sizes.key_heads * sizes.head_size
-    qkv, _ = lora_linear(norm(x, n_in, sizes.epsilon), w_qkv, a_qkv, b_qkv, slots)
+    qkv = lora_linear(norm(x, n_in, sizes.epsilon), w_qkv, a_qkv, b_qkv, slots)
     query, key, value = qkv.flatten(0, 1).split((query_size, key_size, key_size), -1)
     query = rotate(norm(query.unflatten(-1, (sizes.heads, -1)), n_query, sizes.epsilon), cosine, sine)
     key = rotate(norm(key.unflatten(-1, (sizes.key_heads, -1)), n_key, sizes.epsilon), cosine, sine)
-    value = value.unflatten(-1, (sizes.key_heads, -1)).contiguous()
+    value = value.unflatten(-1, (sizes.key_heads, -1))
     attended, _ = packed_attention(query, key, value, bounds, window, longest, sizes.score_scale)
     attended = attended.flatten(1).unflatten(0, x.shape[:2])
-    out, _ = lora_linear(attended, w_o, a_o, b_o, slots)
+    out = lora_linear(attended, w_o, a_o, b_o, slots)
     x = x + norm(out, n_attended, sizes.epsilon)
-    gate_up, _ = lora_linear(norm(x, n_before, sizes.epsilon), w_gate_up, a_gate_up, b_gate_up, slots)
+    gate_up = lora_linear(norm(x, n_before, sizes.epsilon), w_gate_up, a_gate_up, b_gate_up, slots)
     gate, up = gate_up.chunk(2, -1)
-    out, _ = lora_linear(F.gelu(gate, approximate="tanh") * up, w_down, a_down, b_down, slots)
+    out = lora_linear(F.gelu(gate, approximate="tanh") * up, w_down, a_down, b_down, slots)
     return x + norm(out, n_after, sizes.epsilon)
 
 
