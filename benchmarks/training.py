@@ -22,6 +22,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,11 @@ class Bench:
         self.work = self.data / f"run-{uuid.uuid4().hex[:8]}"
         """Of this run alone: nothing of an earlier one is taken for up to date."""
         self.runner = Runner(self.work / "logs", until=chosen.began + chosen.limit_s)
-        self.base: Base = make_base(self.data, self.shape)
+
+    @cached_property
+    def base(self) -> Base:
+        """What is trained on, made when it is first needed."""
+        return make_base(self.data, self.shape)
 
     def rows(self, name: str, count: int, seed: int = 0) -> Path:
         """A file of rows."""
@@ -344,6 +349,13 @@ PARTS: dict[str, Callable[[Bench, Found, Save], None]] = {
 }
 
 
+def command(part: str, chosen: argparse.Namespace) -> str:
+    """What repeats a part elsewhere: without this machine's folders and limit."""
+    ways = ["--ways", chosen.ways] if part == "peers" and chosen.ways else []
+    shape = ["--shape", chosen.shape] if chosen.shape != "functiongemma" else []
+    return " ".join(["python benchmarks/training.py --parts", part, *ways, *shape, *chosen.words])
+
+
 def machine() -> dict[str, Any]:
     """Where this runs, and with what."""
     versions = {}
@@ -393,6 +405,8 @@ def main() -> int:
     known = [way for way in (chosen.ways or "").split(",") if way and way not in WAYS]
     if wrong := [way for way in known if not training_report.is_ours(way)]:
         parser.error(f"--ways: got {wrong[0]}, expected any of {', '.join(PEERS)}")
+    # One GPU: a fleet would take them all, and TRL refuses to see several.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     chosen.began, chosen.data = began, chosen.data or chosen.out / "data"
     chosen.out.mkdir(parents=True, exist_ok=True)
     result: Found = {"parts": {}}
@@ -408,7 +422,7 @@ def main() -> int:
         part: Found = {
             "machine": where,
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "command": " ".join(["python benchmarks/training.py", *sys.argv[1:]]),
+            "command": command(name, chosen),
             "shape": bench.shape,
         }
         result["parts"][name] = part

@@ -34,25 +34,25 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
         {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
     ),
     "trl-bf16": (
-        "the same with the base in bfloat16 and no gradient checkpointing",
+        "TRL, 4 rows x 4 accumulated, base in bfloat16, no gradient checkpointing",
         {**TUNED, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
     ),
-    "trl-b32": ("32 rows a step, bfloat16, no checkpointing", TUNED),
+    "trl-b32": ("TRL, 32 rows a step, bfloat16, no checkpointing", TUNED),
     "trl-b32-grouped": (
-        "the same, rows of similar length together",
+        "TRL, 32 rows a step of similar length",
         {**TUNED, "train_sampling_strategy": "group_by_length", "pad_to_multiple_of": 64},
     ),
     "trl-b32-compiled": (
-        "the same, and torch_compile",
+        "TRL, 32 rows a step of similar length, torch_compile",
         {**TUNED, "train_sampling_strategy": "group_by_length", "pad_to_multiple_of": 128, "torch_compile": True},
     ),
-    "trl-b32-liger": ("32 rows a step with Liger's layer kernels", {**TUNED, "use_liger_kernel": True}),
+    "trl-b32-liger": ("TRL, 32 rows a step, Liger's layer kernels", {**TUNED, "use_liger_kernel": True}),
     "trl-packed": (
-        "rows packed to 1,024 tokens, 16 at once, without padding; the attention TRL asks for that is FlashAttention",
+        "TRL, rows packed to 1,024 tokens, 16 of these a step, FlashAttention",
         {**TUNED, "per_device_train_batch_size": 16, "packing": True, "max_length": 1024},
     ),
     "trl-packed-flex": (
-        "the same with flex attention",
+        "TRL, packed, flex attention",
         {
             **TUNED,
             "per_device_train_batch_size": 16,
@@ -62,7 +62,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "trl-packed-sdpa": (
-        "the same with PyTorch's attention and a mask by rows",
+        "TRL, packed, PyTorch's attention with a mask by rows",
         {
             **TUNED,
             "per_device_train_batch_size": 16,

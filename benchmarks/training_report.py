@@ -20,13 +20,29 @@ def is_ours(way: str) -> bool:
 
 
 def merged(results: Sequence[Found]) -> Found:
-    """Several results as one; of a part measured more than once, the last that did not fail."""
+    """Several results as one; of a part measured more than once, the last that did not fail.
+
+    Ways of `peers` measured in several runs on equal machines stand together, each with the ratio of its own run.
+    """
     parts: Found = {}
     for result in results:
         for name, part in result["parts"].items():
-            if name not in parts or "failed" not in part or "failed" in parts[name]:
+            before = parts.get(name)
+            if before is not None and name == "peers" and before["machine"] == part["machine"]:
+                command = f"{before['command']}` and `{part['command']}"
+                parts[name] = {**part, "command": command, "rows": [*_with_ratio(before), *_with_ratio(part)]}
+            elif before is None or "failed" not in part or "failed" in before:
                 parts[name] = part
     return {"parts": parts}
+
+
+def _with_ratio(part: Found) -> list[Found]:
+    """The rows of `peers`, those that were timed with how many times as fast the fastest of ours in their run was."""
+    rows = part.get("rows", [])
+    ours = [row["tokens_per_s"]["median"] for row in rows if is_ours(row["way"]) and "failed" not in row]
+    if not ours:
+        return [{"ratio": None, **row} for row in rows]
+    return [row if "failed" in row else {"ratio": max(ours) / row["tokens_per_s"]["median"], **row} for row in rows]
 
 
 def show_peer(row: Found) -> None:
@@ -57,13 +73,12 @@ def _engine_lines(part: Found) -> list[str]:
 
 
 def _peer_lines(part: Found) -> list[str]:
-    best = _best_of_ours(part)
     lines = []
-    for row in part.get("rows", []):
+    for row in _with_ratio(part):
         if "failed" in row:
             lines.append(f"{row['way']:18} failed: {row['failed'].splitlines()[-1][:90]}")
             continue
-        ratio = f"{best / row['tokens_per_s']['median']:6.1f} x" if best else ""
+        ratio = f"{row['ratio']:6.1f} x" if row["ratio"] else ""
         speed = _range(row["tokens_per_s"])
         lines.append(f"{row['way']:18} {speed:34} {_gib(row['peak_bytes'])} GiB  real {row['real_share']:.0%} {ratio}")
     return lines
@@ -173,18 +188,18 @@ def _engine_markdown(part: Found) -> str:
 
 
 def _peer_markdown(part: Found) -> str:
-    best, rows, failed = _best_of_ours(part), [], []
-    for row in part.get("rows", []):
+    rows, failed = [], []
+    for row in _with_ratio(part):
         if "failed" in row:
             failed.append(f"`{row['way']}`: {row['failed'].splitlines()[-1].strip()[:160]}")
             continue
-        speed, ratio = _range(row["tokens_per_s"]), best / row["tokens_per_s"]["median"] if best else float("nan")
+        speed, ratio = _range(row["tokens_per_s"]), f"{row['ratio']:.1f} x" if row["ratio"] else ""
         rows.append(
             [
                 f"`{row['way']}`",
                 row["what"],
                 speed,
-                f"{ratio:.1f} x",
+                ratio,
                 _gib(row["peak_bytes"]),
                 f"{row['real_share']:.0%}",
             ]
@@ -226,12 +241,21 @@ def _fleet20_markdown(part: Found) -> str:
             f"{part[state]['published']} of {part[state]['adapters']}",
             f"{part[state]['training_rows']:,}",
             f"{part[state]['tokens'] / 1e6:.1f} M",
+            f"{part[state]['tokens_per_s']:,.0f}",
             *(f"{part[state]['breakdown_s'].get(name, 0):.1f}" for name in names),
             f"**{part[state]['command_s']:.0f}**",
         ]
         for state in states
     ]
-    heads = ["compile cache", "published", "rows", "tokens", *(f"{name}, s" for name in names), "whole command, s"]
+    heads = [
+        "compile cache",
+        "published",
+        "rows",
+        "tokens",
+        "tokens/s",
+        *(f"{name}, s" for name in names),
+        "whole command, s",
+    ]
     return _table(heads, rows) if rows else ""
 
 
@@ -297,7 +321,7 @@ def draw(result: Found, out: Path) -> list[Path]:
         part = result["parts"].get(part_name, {})
         figure, axes = pyplot.subplots(figsize=(9, 4.8))
         if paint(axes, part):
-            figure.suptitle(f"{HEADINGS[part_name]}: {_where(part)}", fontsize=9)
+            figure.suptitle(f"{HEADINGS[part_name]}\n{_where(part)}", fontsize=8)
             figure.tight_layout()
             drawn.append(out / f"training-{name}.png")
             figure.savefig(drawn[-1], dpi=130)
@@ -315,12 +339,14 @@ def _draw_peers(axes: Any, part: Found) -> bool:
         [row["tokens_per_s"]["most"] - row["tokens_per_s"]["median"] for row in rows],
     ]
     colours = ["tab:green" if is_ours(row["way"]) else "tab:gray" for row in rows]
-    axes.barh([row["way"] for row in rows], middles, xerr=ends, color=colours, capsize=3)
-    for place, value in enumerate(middles):
-        axes.text(value * 1.15, place, f"{value:,.0f}", va="center", fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlim(right=max(middles) * 3)
-    axes.set_xlabel("tokens/s without padding, median and range (logarithmic)")
+    axes.barh(range(len(rows)), middles, xerr=ends, color=colours, capsize=3)
+    axes.set_yticks(range(len(rows)), [row["way"] for row in rows])
+    longest = max(row["tokens_per_s"]["most"] for row in rows)
+    for place, row in enumerate(rows):
+        end = row["tokens_per_s"]["most"] + 0.01 * longest
+        axes.text(end, place, f"{row['tokens_per_s']['median']:,.0f}", va="center", fontsize=8)
+    axes.set_xlim(right=1.15 * longest)
+    axes.set_xlabel("tokens/s without padding, median and range")
     return True
 
 
@@ -359,11 +385,6 @@ def _where(part: Found) -> str:
     gpu = f"one {machine['gpu']} (driver {machine['driver']}), " if machine["gpu"] else "no GPU, "
     shape = "" if part["shape"] == "functiongemma" else f" (shape {part['shape']}: a trial, not a measurement)"
     return f"{gpu}{machine['cores']} CPU cores, Python {machine['python']}, {versions}, {part['date']}{shape}"
-
-
-def _best_of_ours(part: Found) -> float | None:
-    rows = [row for row in part.get("rows", []) if is_ours(row["way"]) and "failed" not in row]
-    return max((row["tokens_per_s"]["median"] for row in rows), default=None)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

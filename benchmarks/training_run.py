@@ -99,8 +99,8 @@ class Runner:
             )
             timer = threading.Timer(limit_s, _kill, (process,))
             timer.start()
+            assert process.stdout is not None
             try:
-                assert process.stdout is not None
                 for line in process.stdout:
                     at = time.monotonic() - start
                     done.lines.append((at, line.rstrip("\n")))
@@ -110,6 +110,7 @@ class Runner:
                 timer.cancel()
                 _kill(process)
                 process.wait()
+                process.stdout.close()
         done.seconds, done.gpu_bytes = time.monotonic() - start, memory.most()
         if status != 0:
             end = "\n".join(line[:300] for _, line in done.lines[-8:])

@@ -42,6 +42,7 @@ def watch_memory() -> None:
     if device() == "cuda":
         import torch
 
+        torch.cuda.init()
         torch.cuda.reset_peak_memory_stats()
 
 
