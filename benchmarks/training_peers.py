@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def main() -> None:
         "windows": windows.found,
         "steps": windows.steps,
         "peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "versions": {name: metadata.version(name) for name in ("trl", "transformers", way.split("-")[0])},
         "real_share": windows.tokens / windows.places,
         "loss": trainer.state.log_history[-2]["loss"] if len(trainer.state.log_history) > 1 else None,
     }

@@ -77,13 +77,19 @@ class Runner:
     def run(self, name: str, command: Sequence[str], variables: Mapping[str, str] | None = None) -> Done:
         """Run to the end.
 
+        Args:
+            name: of its log.
+            command: the words.
+            variables: of its environment; a PYTHONPATH comes before the others.
+
         Raises:
             FailedError: it ended badly, or there was no time.
         """
         limit_s = self.left_s()
         if limit_s < 5:
             raise FailedError("no time left")
-        paths = os.pathsep.join(filter(None, (str(SRC), os.environ.get("PYTHONPATH", ""))))
+        own = dict(variables or {})
+        paths = (own.pop("PYTHONPATH", ""), str(SRC), os.environ.get("PYTHONPATH", ""))
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         done, start = Done(0.0), time.monotonic()
         with open(self.folder / f"{name}.log", "w", encoding="utf-8") as log, GpuMemory() as memory:
@@ -94,7 +100,7 @@ class Runner:
                 text=True,
                 errors="replace",
                 cwd=self.folder,
-                env={**os.environ, **quiet, "PYTHONPATH": paths, **(variables or {})},
+                env={**os.environ, **quiet, **own, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
                 start_new_session=True,
             )
             timer = threading.Timer(limit_s, _kill, (process,))

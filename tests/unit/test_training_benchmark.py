@@ -57,7 +57,7 @@ def test_runs_side_by_side_add_up(run: Any, members: list[tuple[int, float]], se
 def test_a_fleets_seconds_add_up(run: Any) -> None:
     """A part of the time that is in no part, or in two, would hide what is slow."""
     sys.path.insert(0, str(BENCHMARKS))
-    breakdown = importlib.import_module("training").breakdown
+    breakdown = importlib.import_module("training_parts").breakdown
     sys.path.remove(str(BENCHMARKS))
     lines = [
         (4.0, "format: 2.5 s, runs/a/format"),
