@@ -74,11 +74,12 @@ def server(folder: Path, *options: str) -> Iterator[tuple[str, str, int]]:
 
 
 @contextmanager
-def gateway(upstream: str, folder: Path, *options: str) -> Iterator[tuple[str, int]]:
-    """The gateway in front of `upstream`, as the command starts it: address and process id."""
+def gateway(upstream: str, folder: Path, *options: str, source: Path = ROOT / "src") -> Iterator[tuple[str, int]]:
+    """The gateway in front of `upstream`, as the command starts it from `source`: address and process id."""
     port = free_port()
     words = [f"gateway.upstreams=[{upstream}]", f"gateway.port={port}", f"paths.adapters={folder / 'adapters'}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    paths = [str(source.resolve()), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-m", "fgpipe", "gateway", *words, *options]
     with open(folder / "gateway.log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)

@@ -64,6 +64,18 @@ if [[ $build == none ]]; then
   exit 2
 fi
 
+# Several servers: started, watched and started again by fgpipe, which vLLM's environment has if it has the plugin.
+if [[ ${FGPIPE_REPLICAS:-1} != 1 ]]; then
+  if [[ $plugin != plugin ]]; then
+    say "FGPIPE_REPLICAS: got $FGPIPE_REPLICAS and no plugin in $python, expected fgpipe installed there"
+    exit 2
+  elif (($#)); then
+    say "$1: got it as a word for vLLM, expected none with FGPIPE_REPLICAS"
+    exit 2
+  fi
+  exec "$python" -m fgpipe.replicating.container
+fi
+
 if [[ $build == gpu ]]; then
   command=("$python" -m vllm.entrypoints.cli.main serve "$model")
   dtype=bfloat16
@@ -116,6 +128,13 @@ fi
 variables+=(VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 VLLM_HTTP_TIMEOUT_KEEP_ALIVE=120)
 if [[ $plugin == plugin && -n ${FGPIPE_WATCH_S:-} ]]; then
   variables+=("FGPIPE_WATCH_S=$FGPIPE_WATCH_S")
+fi
+if [[ $build == gpu && $plugin == plugin ]] && command -v nvidia-smi >/dev/null; then
+  kernels=$("$python" -c 'from fgpipe.serving.tuned import main; main()' "$model" "${FGPIPE_MAX_LORAS:-8}" \
+    "${FGPIPE_MAX_LORA_RANK:-32}" "${FGPIPE_TUNED_KERNELS:-tuned}")
+  if [[ -n $kernels ]]; then
+    variables+=("VLLM_TUNED_CONFIG_FOLDER=$kernels")
+  fi
 fi
 if [[ $build == cpu ]]; then
   variables+=("VLLM_CPU_KVCACHE_SPACE=${FGPIPE_CPU_KV_CACHE_GIB:-1}")

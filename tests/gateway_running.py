@@ -127,7 +127,7 @@ async def tell(asked: dict[str, Any], send: Any, *, pause_s: float = 0.0, pieces
 
 @dataclass(frozen=True)
 class Fronted:
-    """A gateway that listens, and the object behind it."""
+    """A gateway that listens, and its desk."""
 
     url: str
     gateway: Any
@@ -162,10 +162,8 @@ def gateway(
     *upstreams: str, key: str = KEY, entries: list[Mapping[str, Any]] | None = None, **options: Any
 ) -> Iterator[Fronted]:
     """A gateway in front of `upstreams`, with quick looks; `entries` is what is published."""
-    config = GatewayConfig(**{"health_every_s": 0.1, **options})
-    app = application.create(
-        config, upstreams=upstreams, versions=lambda: entries or [], keys=ClientKeys([key] if key else [])
-    )
+    config = GatewayConfig(**{"health_every_s": 0.1, "upstreams": upstreams, **options})
+    app = application.create(config, versions=lambda: entries or [], keys=ClientKeys([key] if key else []))
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with listening(app) as url, httpx.Client(base_url=url, headers=headers, timeout=30) as client:
-        yield Fronted(url, app.app.gateway, client)
+        yield Fronted(url, app.app.gateway.desk, client)

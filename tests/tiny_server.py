@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import time
@@ -14,7 +15,9 @@ from typing import Any
 import tiny_random
 from fgpipe.config import LINEAR_MODULES, ModelConfig, ModelShape
 from fgpipe.engines.http import HttpEngine
+from fgpipe.errors import ServeError
 from fgpipe.serving import VllmServer
+from fgpipe.serving.process import require_free_port
 
 # Wider than the other tests' model: vLLM's CPU attention starts at 32 a head, and its answers should vary.
 SHAPE = ModelShape(
@@ -99,6 +102,18 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row at which nobody listens, below those that clients are given by the system."""
+    while True:
+        first = random.randrange(20000, 32000)
+        try:
+            for place in range(count):
+                require_free_port("127.0.0.1", first + place)
+        except ServeError:
+            continue
+        return first
 
 
 def gone(pid: int) -> bool:

@@ -82,6 +82,10 @@ def figures(core: Any) -> dict[str, Any]:
     return {
         "rope": sum(table.numel() * table.element_size() for table in unique(tables)),
         "lora": sum(tensor.numel() * tensor.element_size() for tensor in unique(stacked)),
+        "modules": [
+            {"inner": module.lora_a_stacked[0].shape[-1], "outers": [part.shape[-2] for part in module.lora_b_stacked]}
+            for module in slots
+        ],
         "tokens": tokens,
         "concurrency": concurrency,
         "batched_tokens": core.vllm_config.scheduler_config.max_num_batched_tokens,

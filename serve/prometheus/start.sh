@@ -3,8 +3,17 @@
 # start.sh --print TEMPLATE shows the result and starts nothing.
 set -eu
 
+# Every replica's address, from FGPIPE_PORT on.
+servers() {
+  place=0
+  while [ "$place" -lt "${FGPIPE_REPLICAS:-1}" ]; do
+    printf '%s"127.0.0.1:%s"' "${separator:-}" "$((${FGPIPE_PORT:-8000} + place))"
+    separator=', ' place=$((place + 1))
+  done
+}
+
 fill() {
-  sed -e "s/@SERVER_PORT@/${FGPIPE_PORT:-8000}/" -e "s/@GATEWAY_PORT@/${FGPIPE_GATEWAY_PORT:-8080}/" \
+  sed -e "s/@SERVERS@/$(servers)/" -e "s/@GATEWAY_PORT@/${FGPIPE_GATEWAY_PORT:-8080}/" \
     -e "s/@PROMETHEUS_PORT@/${PROMETHEUS_PORT:-9090}/" -e "s/@NODE_EXPORTER_PORT@/${NODE_EXPORTER_PORT:-9100}/" \
     -e "s/@CADVISOR_PORT@/${CADVISOR_PORT:-8081}/" -e "s/@DCGM_EXPORTER_PORT@/${DCGM_EXPORTER_PORT:-9400}/" \
     -e "s/@SCRAPE_INTERVAL_S@/${PROMETHEUS_SCRAPE_INTERVAL_S:-15}/g" "$1"

@@ -20,6 +20,9 @@ LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
 VLLM_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values vLLM 0.32 accepts for --max-lora-rank."""
 
+MOST_REPLICAS = 64
+"""Servers on one machine that anybody may ask for; memory and processors end far below."""
+
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
@@ -209,10 +212,39 @@ class ServerConfig(Section):
     )
     cpu_kv_cache_gib: int = Field(default=1, ge=1, description="KV cache of the CPU build, GiB")
     enforce_eager: bool = Field(default=False, description="no CUDA graphs: slow on a GPU, right on a CPU")
+    replicas: Annotated[int, Field(ge=1, le=MOST_REPLICAS)] | Literal["auto"] = Field(
+        default=1,
+        description="vLLM servers on `port` and those after it, the gateway in front; they share the memory above; "
+        f"1 to {MOST_REPLICAS}, or auto: as many as measuring finds",
+    )
+    mps: bool = Field(
+        default=True,
+        description="replicas use the GPU side by side, by NVIDIA's multi-process service where there is one",
+    )
     watch_s: float = Field(
         default=0, ge=0, description="seconds between two looks of the server itself for new versions; 0: when told"
     )
+    tuned_kernels: str = Field(
+        default="tuned",
+        min_length=1,
+        description="LoRA kernel settings of `python -m fgpipe tune`, a folder; where it has none, those shipped count",
+    )
     start_timeout_s: float = Field(default=300, gt=0, description="longest wait for the server to become ready")
+
+    @field_validator("replicas", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        if value == "auto" or (isinstance(value, str) and value.isascii() and value.isdigit()):
+            return value if value == "auto" else int(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"got {value!r:.40}, expected a whole number, or auto")
+        return value
+
+    @model_validator(mode="after")
+    def _ports_for_replicas(self) -> ServerConfig:
+        if self.replicas != "auto" and self.port + self.replicas - 1 > 65535:
+            raise ValueError(f"port: got {self.port} for {self.replicas} replicas, expected room below 65536 for each")
+        return self
 
     @field_validator("max_lora_rank")
     @classmethod
@@ -268,6 +300,12 @@ class GatewayConfig(Section):
     upstreams: tuple[str, ...] = Field(
         default=(),
         description="servers behind it, http://host:port each, replicas or models; none: the one of `server`",
+    )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="processes that pass answers on; the limits below hold over all of them together",
     )
     max_in_flight: int = Field(default=256, ge=1, description="requests one upstream answers at a time; more wait")
     spill_in_flight: int = Field(

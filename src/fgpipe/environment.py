@@ -67,6 +67,23 @@ def overrides(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def tree(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The defaults with what `environment` changes of them, as `compose.validate` takes them: where there is no Hydra.
+
+    No file is read: conf/ travels with fgpipe, and containers are told by variables what differs from the schema.
+    """
+    found: dict[str, Any] = Config().model_dump(mode="json")
+    for variable in variables(Config()):
+        value = environment.get(variable.name, "").strip()
+        if value in ("", "null"):
+            continue
+        key = _model_key(value) if variable.name == MODEL_VARIABLE else variable.key
+        entries = [entry.strip() for entry in value.split(",") if entry.strip()]
+        section, _, setting = key.partition(".")
+        found[section][setting] = entries if variable.is_list else value
+    return found
+
+
 def _settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -96,12 +113,16 @@ def _written(value: Any) -> str:
 
 def _word(variable: Variable, value: str) -> str:
     if variable.name == MODEL_VARIABLE:
-        is_folder = value.startswith((".", "/", "~")) or Path(value).is_dir()
-        return f"model.{'path' if is_folder else 'id'}={_quoted(value)}"
+        return f"{_model_key(value)}={_quoted(value)}"
     if variable.is_list:
         entries = (_quoted(entry.strip()) for entry in value.split(",") if entry.strip())
         return f"{variable.key}=[{','.join(entries)}]"
     return f"{variable.key}={_quoted(value)}"
+
+
+def _model_key(value: str) -> str:
+    is_folder = value.startswith((".", "/", "~")) or Path(value).is_dir()
+    return "model.path" if is_folder else "model.id"
 
 
 def _quoted(value: str) -> str:

@@ -100,13 +100,13 @@ def _read(file: Path) -> tuple[list[str], dict[str, list[str]]]:
     """The words for all, and each adapter's own."""
     tree = read_yaml(file, expected="adapters under `adapters:`")
     if not isinstance(tree, dict) or not isinstance(tree.get("adapters"), dict) or not tree["adapters"]:
-        raise ConfigError(f"fleet: got {file} without adapters, expected at least one", hint=f"such as\n{EXAMPLE}")
+        raise _fault(f"fleet: got {file} without adapters, expected at least one")
     unknown = sorted(set(map(str, tree)) - {"common", "adapters"})
     if unknown:
-        raise ConfigError(f"{file}: got {', '.join(unknown)}, expected adapters and, if you like, common")
+        raise _fault(f"{file}: got {', '.join(unknown)}, expected adapters and, if you like, common")
     wrong = [name for name in tree["adapters"] if not isinstance(name, str) or not is_name(name)]
     if wrong:
-        raise ConfigError(
+        raise _fault(
             f"{file}: got {wrong[0]!r} as an adapter's name, expected lower-case letters, digits, '.', '_' and '-'"
         )
     return _words(file, "common", tree.get("common")), {
@@ -118,13 +118,15 @@ def _words(file: Path, name: str, text: object) -> list[str]:
     if text is None:
         return []
     if not isinstance(text, str):
-        raise ConfigError(
-            f"{file}: {name}: got {text!r}, expected words as on the command line, such as task=sql lora.r=8"
-        )
+        raise _fault(f"{file}: {name}: got {text!r}, expected words as on the command line, such as task=sql lora.r=8")
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise ConfigError(f"{file}: {name}: got {text!r}, expected words as on the command line ({error})") from error
+        raise _fault(f"{file}: {name}: got {text!r}, expected words as on the command line ({error})") from error
+
+
+def _fault(message: str) -> ConfigError:
+    return ConfigError(message, hint=f"a file such as\n{EXAMPLE}")
 
 
 def _compose(name: str, words: list[str]) -> Config:
@@ -142,10 +144,14 @@ def _require_one_base(entries: Sequence[Entry], file: Path) -> None:
         if entry.config.model != first.config.model:
             raise ConfigError(
                 f"{file}: {entry.name}: got model {entry.config.model.name}, expected the one of {first.name} "
-                f"({first.config.model.name}): a fleet shares its base"
+                f"({first.config.model.name}): a fleet shares its base",
+                hint="model=… under common:, or a file for each base",
             )
         if entry.config.adapter_name in {other.config.adapter_name for other in entries[: entries.index(entry)]}:
-            raise ConfigError(f"{file}: {entry.name}: got publish.name={entry.config.adapter_name} a second time")
+            raise ConfigError(
+                f"{file}: {entry.name}: got publish.name={entry.config.adapter_name} a second time",
+                hint="without it, an adapter is published under its name in the file",
+            )
 
 
 def format_all(entries: Sequence[Entry]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fgpipe import environment
 from fgpipe.config import Config
+from fgpipe.errors import ServeError
 
 if TYPE_CHECKING:
     from fgpipe.gateway.access import Access
@@ -21,7 +22,7 @@ def run(config: Config) -> None:
 
 
 def application() -> Access:
-    """The application by the environment alone: `uvicorn --factory fgpipe.fronting:application`.
+    """The application by the environment alone: `uvicorn --factory fgpipe.fronting:application`; one process.
 
     Raises:
         ConfigError: a variable's value is not legal.
@@ -32,17 +33,24 @@ def application() -> Access:
     from fgpipe.gateway import application as routes
 
     config = compose(list(environment.overrides(os.environ).values()))
+    if config.gateway.workers > 1:
+        raise ServeError(
+            f"gateway.workers: got {config.gateway.workers}, expected 1 for an application that something else runs",
+            hint="python -m fgpipe gateway runs several processes behind one address",
+        )
     client_keys = access.client_keys()
     access.require_keys(config.gateway.host, client_keys)
-    return routes.create(config.gateway, keys=client_keys, **_parts(config))
+    parts = _parts(config)
+    gateway = config.gateway.model_copy(update={"upstreams": parts["upstreams"]})
+    return routes.create(gateway, versions=parts["versions"], keys=client_keys)
 
 
 def _parts(config: Config) -> dict[str, Any]:
     from fgpipe.publishing import listing
-    from fgpipe.serving import api
+    from fgpipe.serving import replicas
 
     folder = Path(config.paths.adapters)
     return {
-        "upstreams": config.gateway.upstreams or (api.address(config.server),),
+        "upstreams": config.gateway.upstreams or replicas.addresses(config.server),
         "versions": lambda: [listing.entry_json(entry) for entry in listing.versions(folder)],
     }

@@ -10,6 +10,7 @@ EXTRAS = {
     "aiohttp": "gateway",
     "bitsandbytes": "qlora",
     "fastapi": "gateway",
+    "httptools": "gateway",
     "prometheus_client": "gateway",
     "uvicorn": "gateway",
     "uvloop": "gateway",

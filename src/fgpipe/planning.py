@@ -13,17 +13,15 @@ from pydantic import Field, ValidationError
 
 from fgpipe import resources
 from fgpipe.compose import read_yaml
-from fgpipe.config import LINEAR_MODULES, Config, Name, Section, ServerConfig
+from fgpipe.config import LINEAR_MODULES, Config, Name, Section
 from fgpipe.errors import ConfigError
 from fgpipe.progress import say
-from fgpipe.serving import gpus, memory, plan_report, planner, shapes
+from fgpipe.serving import fitting, gpus, memory, plan_report, planner, shapes
 from fgpipe.serving.command import installed_build
 from fgpipe.serving.planner import EnginePlan, Gpu, Model
 
 OPTIONS = ("gpu", "gpu.memory_gib", "gpu.reserved_gib", "config", "models", "lora_modules")
 """The command's own words, which are no configuration."""
-
-ELEMENT_BYTES = {"bfloat16": 2, "float32": 4}
 
 EXAMPLE = "python -m fgpipe plan gpu=rtx4090, or gpu.memory_gib=24; gpu=cpu for vLLM's CPU build"
 
@@ -116,21 +114,17 @@ def _gib(options: Mapping[str, str], key: str, default: int) -> int:
 
 
 def _single(config: Config, options: Mapping[str, str], gpu: Gpu | None) -> EnginePlan:
-    """The multi-LoRA server of the configuration."""
+    """The multi-LoRA server of the configuration, or each of its replicas."""
     server, model = config.server, config.model
+    if server.replicas == "auto":
+        raise ConfigError(
+            "server.replicas: got auto, expected a number to plan for", hint="python -m fgpipe plan server.replicas=4"
+        )
     folder = options.get("config") or model.path
-    shape = shapes.read_shape(resources.resolve(folder)) if folder else shapes.functiongemma(model.shape)
-    dtype = model.dtype if model.dtype != "auto" else ("bfloat16" if gpu else "float32")
-    settings = replace(
-        _settings(server, gpu, element_bytes=ELEMENT_BYTES[dtype]),
-        max_loras=server.max_loras,
-        max_lora_rank=server.max_lora_rank,
-        lora_modules=_modules(options),
-    )
-    planned = Model(model.name, folder or model.id, shape, settings, port=server.port)
-    if gpu is None:
-        return planner.plan_cpu(planned, kv_bytes=server.cpu_kv_cache_gib * memory.GIB)
-    return planner.plan_gpu(planned, gpu, utilization=server.gpu_memory_utilization)
+    place = resources.resolve(folder) if folder else None
+    planned = fitting.server_model(model, server, gpu, folder=place, lora_modules=_modules(options))
+    planned = replace(planned, id=folder or model.id)
+    return fitting.replica_plan(planned, server, gpu, replicas=server.replicas)
 
 
 def _modules(options: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -142,24 +136,6 @@ def _modules(options: Mapping[str, str]) -> tuple[str, ...] | None:
     if unknown or not modules:
         raise ConfigError(f"lora_modules: got {unknown or 'nothing'}, expected any of {', '.join(LINEAR_MODULES)}")
     return modules
-
-
-def _settings(server: ServerConfig | PlannedModel, gpu: Gpu | None, *, element_bytes: int) -> memory.EngineSettings:
-    default = memory.batched_tokens(
-        max_num_seqs=server.max_num_seqs,
-        max_model_len_tokens=server.max_model_len_tokens,
-        chunked_prefill=getattr(server, "chunked_prefill", True),
-        total_bytes=gpu.total_bytes if gpu else None,
-        gpu_name=gpu.name if gpu else "",
-    )
-    return memory.EngineSettings(
-        max_model_len_tokens=server.max_model_len_tokens,
-        max_num_seqs=server.max_num_seqs,
-        max_num_batched_tokens=server.max_num_batched_tokens or default,
-        element_bytes=element_bytes,
-        cpu=gpu is None,
-        eager=server.enforce_eager,
-    )
 
 
 def _side_by_side(path: Path, gpu: Gpu | None) -> list[EnginePlan]:
@@ -175,10 +151,21 @@ def _model(entry: PlannedModel, gpu: Gpu, *, file: Path) -> Model:
     where = Path(entry.config).expanduser()
     where = where if where.is_absolute() else file.parent / where
     shape = shapes.read_shape(where, quantization=entry.quantization)
-    settings = replace(
-        _settings(entry, gpu, element_bytes=ELEMENT_BYTES[entry.dtype]),
+    default = memory.batched_tokens(
+        max_num_seqs=entry.max_num_seqs,
+        max_model_len_tokens=entry.max_model_len_tokens,
+        chunked_prefill=True,
+        total_bytes=gpu.total_bytes,
+        gpu_name=gpu.name,
+    )
+    settings = memory.EngineSettings(
+        max_model_len_tokens=entry.max_model_len_tokens,
+        max_num_seqs=entry.max_num_seqs,
+        max_num_batched_tokens=entry.max_num_batched_tokens or default,
+        element_bytes=fitting.ELEMENT_BYTES[entry.dtype],
         max_loras=entry.max_loras,
         max_lora_rank=entry.max_lora_rank,
+        eager=entry.enforce_eager,
     )
     folder = where if where.is_dir() else where.parent
     return Model(entry.name, entry.id or str(folder), shape, settings, entry.priority, entry.port)

@@ -29,10 +29,12 @@ CHAT, RAW = "/v1/chat/completions", "/v1/completions"
 CALLING = {"type": "function", "function": {"name": "ping"}}
 
 
-@pytest.fixture(scope="module")
-def front(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two workers"])
+def front(
+    request: pytest.FixtureRequest, served: Served, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
     """A gateway as the command starts it, with a key, and a client that has it."""
-    with started(served, tmp_path_factory.mktemp("gateway")) as client:
+    with started(served, tmp_path_factory.mktemp("gateway"), f"gateway.workers={request.param}") as client:
         yield client
 
 
@@ -134,8 +136,11 @@ def test_a_stream_is_vllms_own(served: Served, front: httpx.Client, case: str, o
     """A client would see events that it did not ask for, or miss some."""
     path, body = BODIES[case]
     body = {**body, "stream": True, **options}
-    expected, got = direct(served, path, body), front.post(path, json=body)
-    assert got.status_code == expected.status_code
+    for _ in range(5):  # a busy vLLM puts two tokens into one event now and then
+        expected, got = direct(served, path, body), front.post(path, json=body)
+        assert got.status_code == expected.status_code
+        if gathered(got.text) == gathered(expected.text):
+            return
     assert gathered(got.text) == gathered(expected.text)
 
 
@@ -206,14 +211,17 @@ def tokens(front: httpx.Client) -> dict[str, float]:
     return {"in": 0.0, "out": 0.0, **{direction: float(value) for direction, value in found}}
 
 
-def test_a_publish_during_traffic_fails_no_request_and_is_seen(served: Served, front: httpx.Client) -> None:
+def test_a_publish_during_traffic_fails_no_request_and_is_seen(
+    served: Served, front: httpx.Client, request: pytest.FixtureRequest
+) -> None:
     """Clients of the gateway would notice every publish."""
-    served.publish("gate", 5)
+    name = f"gate-{request.node.callspec.params['front']}"
+    served.publish(name, 5)
     models, statuses, done = [], set(), threading.Event()
 
     def ask() -> None:
         while not done.is_set():
-            answer = front.post(CHAT, json=chat("gate", max_tokens=3))
+            answer = front.post(CHAT, json=chat(name, max_tokens=3))
             statuses.add(answer.status_code)
             models.append(answer.json().get("model"))
 
@@ -222,18 +230,18 @@ def test_a_publish_during_traffic_fails_no_request_and_is_seen(served: Served, f
         try:
             for seed, version in ((6, "v0002"), (7, "v0003")):
                 time.sleep(1)
-                served.publish("gate", seed)
-                live.refresh(served.server.base_url, "gate", expect=version)
-            after = front.post(CHAT, json=chat("gate", max_tokens=1)).json()["model"]
+                served.publish(name, seed)
+                live.refresh(served.server.base_url, name, expect=version)
+            after = front.post(CHAT, json=chat(name, max_tokens=1)).json()["model"]
         finally:
             done.set()
         for one in asking:
             one.result(60)
     assert statuses == {200}
-    assert after == "gate@v0003"
-    assert set(models) == {"gate@v0001", "gate@v0002", "gate@v0003"}
+    assert after == f"{name}@v0003"
+    assert set(models) == {f"{name}@v000{number}" for number in (1, 2, 3)}
     until = time.monotonic() + 10
-    while 'live_version{adapter="gate",version="v0003"} 1.0' not in (text := front.get("/metrics").text):
+    while f'live_version{{adapter="{name}",version="v0003"}} 1.0' not in (text := front.get("/metrics").text):
         assert time.monotonic() < until, text
         time.sleep(0.1)
 

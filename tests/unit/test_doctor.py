@@ -19,7 +19,7 @@ from fgpipe.doctor import Check, access, disks, examine, machine
 from fgpipe.doctor.checks import read_env
 from fgpipe.errors import ConfigError
 from fgpipe.serving.gpus import FoundGpu
-from tiny_server import free_port
+from tiny_server import free_port, free_ports
 
 SECRETS = {
     "VLLM_API_KEY": "client-secret-0123456789",
@@ -102,6 +102,18 @@ def test_each_mistake_names_the_line_to_change(
     failed = only(settings_checks(tiny, {**values, **change}), "fail")
     assert [check.name for check in failed] == [name]
     assert failed[0].change.startswith(variable)
+
+
+def test_every_replica_needs_its_port(tiny: Config, values: dict[str, str]) -> None:
+    """The third of four servers would fail at its start, minutes after the first."""
+    first = free_ports(4)
+    wide = {**values, "FGPIPE_PORT": str(first), "FGPIPE_REPLICAS": "4"}
+    assert not only(settings_checks(tiny, wide), "fail")
+    with socket.create_server(("127.0.0.1", first + 2)):
+        (failed,) = only(settings_checks(tiny, wide), "fail")
+        assert f"{first + 2}" in failed.found
+    (clash,) = only(settings_checks(tiny, {**wide, "FGPIPE_GATEWAY_PORT": str(first + 3)}), "fail")
+    assert clash.change.startswith("FGPIPE_GATEWAY_PORT")
 
 
 def test_an_empty_variable_means_the_default(tiny: Config, values: dict[str, str]) -> None:

@@ -198,12 +198,22 @@ def test_a_loss_is_noticed_by_the_request_that_meets_it() -> None:
             assert len(second.asked) == 16
 
 
+async def die(asked: dict[str, Any], send: Any) -> None:
+    """Break the connection before the answer begins."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"x")]})
+
+
+def test_a_request_whose_server_breaks_is_put_to_another_one() -> None:
+    """A killed server breaks the connections that are kept to it one by one: two of them would cost a request."""
+    broken, other = StandIn(answer=die), StandIn()
+    with listening(broken) as first, listening(other) as second, gateway(first, second) as front:
+        assert all(front.ask(f"adapter-{number}").status_code == 200 for number in range(16))
+        assert 0 < len(broken.asked) < 16
+        assert len(other.asked) == 16
+
+
 def test_a_request_that_breaks_servers_is_not_put_to_all_of_them() -> None:
     """One request could take down every replica, one after another."""
-
-    async def die(asked: dict[str, Any], send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"x")]})
-
     every = [StandIn(answer=die) for _ in range(4)]
     with ExitStack() as running:
         urls = [running.enter_context(listening(one)) for one in every]

@@ -36,6 +36,16 @@ def test_prometheus_takes_configuration_and_rules(tmp_path: Path) -> None:
 
 
 @needs_promtool
+def test_every_replica_is_looked_at(tmp_path: Path) -> None:
+    """The figures and alerts would be of one server in four."""
+    file = configuration(tmp_path, fgpipe_port=8100, fgpipe_replicas=4)
+    jobs = {job["job_name"]: job["static_configs"] for job in yaml.safe_load(file.read_text())["scrape_configs"]}
+    assert jobs["server"] == [{"targets": [f"127.0.0.1:{8100 + place}" for place in range(4)]}]
+    done = subprocess.run(["promtool", "check", "config", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
 def test_every_alert_fires_when_it_should_and_not_before() -> None:
     """An alert would stay silent when the server is down, or cry on every burst until it is ignored."""
     done = subprocess.run(["promtool", "test", "rules", str(TESTS)], capture_output=True, text=True)

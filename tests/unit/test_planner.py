@@ -218,6 +218,14 @@ def test_the_words_of_the_command_line_plan_a_gpu(capsys: pytest.CaptureFixture[
         assert word in shown
 
 
+def test_a_plan_without_a_gpu_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script that plans for vLLM's CPU build would get a traceback instead of figures."""
+    assert main(["plan", "gpu=cpu", "model=tiny", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["models"][0]["bytes"]["kv_cache"] == GIB
+    assert plan["free_shares_left"] == 0
+
+
 def test_env_lines_are_the_settings_of_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Somebody would copy settings that are not those that were planned."""
     assert main(["plan", "gpu.memory_gib=24", "server.max_loras=12", "--env"]) == 0

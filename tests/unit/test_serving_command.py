@@ -35,6 +35,7 @@ OTHER = ServerConfig(
     gpu_memory_utilization=0.25,
     enforce_eager=True,
     watch_s=1.5,
+    tuned_kernels="/tuned",
 )
 
 
@@ -77,8 +78,11 @@ def test_every_server_setting_reaches_vllm(build: command.Build) -> None:
     variables = serving.server_environment(OTHER, adapters=Path("adapters"), build=build)
     assert variables.get("VLLM_CPU_KVCACHE_SPACE") == (None if build == "gpu" else "3")
     assert variables["FGPIPE_ADAPTERS"] == str(Path("adapters").absolute())
-    # Fields the server has no flag for: the version checked against, and our own patience.
-    used = {"vllm_version", "start_timeout_s"} | set(OTHER.model_fields_set)
+    kernels = serving.server_environment(OTHER, adapters=Path("adapters"), build=build, kernels=Path("/tuned"))
+    assert kernels["VLLM_TUNED_CONFIG_FOLDER"] == "/tuned"
+    # Fields one server has no flag for: the version checked against, our own patience, how many there are, and how they
+    # share the GPU.
+    used = {"vllm_version", "start_timeout_s", "replicas", "mps"} | set(OTHER.model_fields_set)
     assert used == set(ServerConfig.model_fields), "a new setting: give it a flag and a line here"
 
 
@@ -125,6 +129,7 @@ ENVIRONMENTS = {
             "FGPIPE_HOST": "::1",
             "FGPIPE_PORT": "8123",
             "FGPIPE_WATCH_S": "1.5",
+            "FGPIPE_TUNED_KERNELS": "/tuned",
             "FGPIPE_MAX_LORA_RANK": "64",
             "FGPIPE_MAX_LORAS": "3",
             "FGPIPE_MAX_CPU_LORAS": "5",

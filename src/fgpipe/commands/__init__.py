@@ -8,7 +8,7 @@ __all__ = ["COMMANDS", "Command"]
 
 _ORDER = (
     *("load", "format", "train", "evaluate", "validate", "shrink", "publish", "run", "fleet", "serve", "ask"),
-    *("adapters", "rollback", "alias", "sync", "gateway", "plan", "download", "doctor", "config"),
+    *("adapters", "rollback", "alias", "sync", "gateway", "plan", "tune", "download", "doctor", "config"),
 )
 """As `--help` lists them."""
 

@@ -12,9 +12,14 @@ _SERVERS = ("paths", "publish", "server.host", "server.port")
 
 
 def _serve(parsed: argparse.Namespace) -> int:
+    settings = config(parsed)
+    if settings.server.replicas != 1:
+        from fgpipe import replicating
+
+        replicating.serve(settings, print_only=parsed.print)
+        return 0
     from fgpipe import serving
 
-    settings = config(parsed)
     serving.serve(settings.model, settings.server, adapters=Path(settings.paths.adapters), print_only=parsed.print)
     return 0
 
@@ -35,6 +40,18 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
         "config=FOLDER (another base's config.json); models=FILE (YAML, several models on one GPU: docs/config.md); "
         "lora_modules=q_proj,v_proj (as vLLM's --lora-target-modules)."
     )
+
+
+def _tune(parsed: argparse.Namespace) -> int:
+    from fgpipe import tuning
+
+    tuning.tune(config(parsed), limit_s=parsed.limit_s, as_json=parsed.json)
+    return 0
+
+
+def _tune_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit-s", type=float, default=900.0, metavar="SECONDS", help="end within this time (900)")
+    json_flag(parser)
 
 
 def _download(parsed: argparse.Namespace) -> int:
@@ -124,13 +141,26 @@ def _print_flag(parser: argparse.ArgumentParser) -> None:
 
 
 SERVING = (
-    Command("serve", "start vLLM with every published adapter", _serve, ("model", "server", "paths"), _print_flag),
+    Command(
+        "serve",
+        "start vLLM with every published adapter [server.replicas=4: several, behind the gateway]",
+        _serve,
+        ("model", "server", "gateway", "paths"),
+        _print_flag,
+    ),
     Command(
         "plan",
         "what fits on a GPU [gpu.memory_gib=24]: slots, KV cache, several models",
         _plan,
         ("model", "server", "lora.r"),
         _plan_flags,
+    ),
+    Command(
+        "tune",
+        "measure LoRA kernel settings for this GPU, base, rank and slots",
+        _tune,
+        ("model", "server.max_loras", "server.max_lora_rank", "server.tuned_kernels"),
+        _tune_flags,
     ),
     Command(
         "download",

@@ -48,7 +48,7 @@ def examine(config: Config, variables: Mapping[str, str], *, containers: bool) -
         *machine.gpu(server, found_gpus),
         *machine.vllm(server, has_gpu=bool(found_gpus)),
         *disks.folders(values, adapters=folder),
-        *access.ports(values, host=server.host, port=server.port),
+        *access.ports(values, host=server.host, port=server.port, replicas=server.replicas),
         *access.key_checks(values, host=server.host),
         *access.licence(config.model, values),
         *access.adapters(folder, served=served),

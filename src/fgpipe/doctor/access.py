@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fgpipe import keys, store
 from fgpipe.adapters_folder import ADAPTER_FILES
-from fgpipe.config import ModelConfig
+from fgpipe.config import MOST_REPLICAS, ModelConfig
 from fgpipe.doctor.checks import Check
 from fgpipe.errors import ModelError, ServeError
 from fgpipe.models import base
@@ -21,9 +21,9 @@ SHORTEST_KEY = 16
 GATEWAY_KEYS = "FGPIPE_GATEWAY_KEYS"
 
 
-def ports(values: Mapping[str, str], *, host: str, port: int) -> list[Check]:
-    """Whether server and gateway can listen where they are told to."""
-    wanted = (
+def ports(values: Mapping[str, str], *, host: str, port: int, replicas: int | str) -> list[Check]:
+    """Whether server, its replicas and gateway can listen where they are told to."""
+    wanted = [
         ("server", "FGPIPE_PORT", values.get("FGPIPE_HOST", host), values.get("FGPIPE_PORT", str(port))),
         (
             "gateway",
@@ -31,11 +31,17 @@ def ports(values: Mapping[str, str], *, host: str, port: int) -> list[Check]:
             values.get("FGPIPE_GATEWAY_HOST", "127.0.0.1"),
             values.get("FGPIPE_GATEWAY_PORT", "8080"),
         ),
-    )
+    ]
+    count = values.get("FGPIPE_REPLICAS", str(replicas))
+    if wanted[0][3].isdigit() and count.isdigit():  # of auto only the first is known
+        first = int(wanted[0][3])
+        further = range(first + 1, first + min(int(count), MOST_REPLICAS))
+        wanted[1:1] = [("replica", "FGPIPE_PORT", wanted[0][2], str(number)) for number in further]
     checks = [_port(name, variable, where, number) for name, variable, where, number in wanted]
-    if wanted[0][3] == wanted[1][3]:
+    *servers, gateway = wanted
+    if gateway[3] in [server[3] for server in servers]:
         checks.append(
-            Check("ports", "fail", f"server and gateway both want {wanted[0][3]}", "FGPIPE_GATEWAY_PORT: another port")
+            Check("ports", "fail", f"server and gateway both want {gateway[3]}", "FGPIPE_GATEWAY_PORT: another port")
         )
     return checks
 

@@ -16,73 +16,54 @@ from starlette.exceptions import HTTPException
 
 from fgpipe.config import GatewayConfig
 from fgpipe.gateway.access import Access, ClientKeys
+from fgpipe.gateway.desk import OwnDesk
 from fgpipe.gateway.exchange import Gateway
-from fgpipe.gateway.faults import Application, Receive, Scope, Send, error_json
-from fgpipe.gateway.generate import CHAT, Generate, GenerateAnswer, GenerateRequest
+from fgpipe.gateway.faults import error_json
+from fgpipe.gateway.generate import Generate, GenerateAnswer, GenerateRequest
 from fgpipe.gateway.published import Versions
 from fgpipe.gateway.relay import Relay
-
-PASSED_THROUGH = {
-    CHAT: "Chat completion, OpenAI's shape; `stream` as server-sent events",
-    "/v1/completions": "Completion of a raw prompt, OpenAI's shape",
-    "/tokenize": "Token ids of a prompt or conversation",
-    "/detokenize": "Text of token ids",
-}
-"""Paths of vLLM that clients may ask; all others stay closed, its administration above all."""
+from fgpipe.gateway.shortcut import GENERATE, PASSED_THROUGH, Shortcut
 
 PAGE = Path(__file__).with_name("page.html")
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NO_ANSWER = {429: "come back later", 502: "no upstream answers", 503: "no upstream is well", 504: "too slow"}
 
 
-class Shortcut:
-    """ASGI middleware: passed-through paths go straight to the relay.
-
-    FastAPI's routing and the wrappers around its `send` cost a fifth of the gateway's time a token.
-    """
-
-    def __init__(self, app: Application, gateway: Gateway) -> None:
-        self.app = app
-        self.gateway = gateway
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Relay the request, or leave it to the routes."""
-        path = scope.get("path", "")
-        if scope["type"] == "http" and scope["method"] == "POST" and path in PASSED_THROUGH:
-            await Relay(self.gateway, path)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-
-def create(config: GatewayConfig, *, upstreams: tuple[str, ...], versions: Versions, keys: ClientKeys) -> Access:
+def create(config: GatewayConfig, *, versions: Versions, keys: ClientKeys) -> Access:
     """The ASGI application: keys, then the shortcut, then the routes.
 
     Args:
-        upstreams: addresses of the servers behind it.
+        config: its limits; `upstreams` are the servers behind it.
         versions: what is published.
         keys: of clients; `access.require_keys` says whether they suffice for where it listens.
     """
-    gateway = Gateway(config, upstreams=upstreams, versions=versions)
+    desk = OwnDesk(config, versions=versions)
+    gateway = Gateway(config, desk)
+    return Access(Shortcut(routes(gateway, desk), gateway), keys=keys)
+
+
+def routes(gateway: Gateway, desk: OwnDesk) -> FastAPI:
+    """All routes; its lifespan runs `desk` and `gateway`."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with gateway.running():
+        async with desk.running(), gateway.running():
             yield
 
     app = FastAPI(title="fgpipe gateway", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.router.redirect_slashes = False
     app.add_exception_handler(HTTPException, _http_error)
     _add_generating(app, gateway)
-    _add_telling(app, gateway)
-    return Access(Shortcut(app, gateway), keys=keys)
+    _add_telling(app, desk)
+    return app
 
 
 def _add_generating(app: FastAPI, gateway: Gateway) -> None:
     async def generate(request: Request) -> Response:
-        return Generate(gateway, "/api/generate")
+        return Generate(gateway, GENERATE)
 
     app.add_api_route(
-        "/api/generate",
+        GENERATE,
         generate,
         methods=["POST"],
         summary="One answer: text and decoded calls",
@@ -108,26 +89,26 @@ def _relay(gateway: Gateway, path: str) -> Any:
     return relay
 
 
-def _add_telling(app: FastAPI, gateway: Gateway) -> None:
+def _add_telling(app: FastAPI, desk: OwnDesk) -> None:
     async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": gateway.published.models()})
+        return JSONResponse({"object": "list", "data": desk.published.models()})
 
     async def adapters() -> JSONResponse:
-        return JSONResponse({"adapters": gateway.published.listing()})
+        return JSONResponse({"adapters": desk.published.listing()})
 
     async def figures() -> JSONResponse:
-        return JSONResponse(gateway.figures())
+        return JSONResponse(desk.figures())
 
     async def health() -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
     async def ready() -> JSONResponse:
-        well = len(gateway.pool.healthy())
-        facts = {"status": "ready" if well else "not ready", "upstreams": len(gateway.pool.all), "healthy": well}
+        well = len(desk.pool.healthy())
+        facts = {"status": "ready" if well else "not ready", "upstreams": len(desk.pool.all), "healthy": well}
         return JSONResponse(facts, status_code=200 if well else 503, headers=None if well else {"retry-after": "2"})
 
     async def metrics() -> Response:
-        return Response(gateway.metrics_text(), headers={"content-type": METRICS_TYPE})
+        return Response(desk.metrics_text(), headers={"content-type": METRICS_TYPE})
 
     body, headers = _page()
 

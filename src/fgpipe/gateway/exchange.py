@@ -7,19 +7,16 @@ import time
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-import aiohttp
+from typing import TYPE_CHECKING
 
 from fgpipe import keys
 from fgpipe.config import GatewayConfig
-from fgpipe.gateway import tracing
-from fgpipe.gateway.admission import Admission
+from fgpipe.gateway import published, tracing
+from fgpipe.gateway.connections import Answer, BrokenError, Connections, NoHttpError, UnreachableError
+from fgpipe.gateway.desk import Desk, Facts, Slot
 from fgpipe.gateway.faults import Receive, RefusedError
-from fgpipe.gateway.metrics import GatewayMetrics
-from fgpipe.gateway.published import Published, Versions
+from fgpipe.gateway.metrics import NO_VERSION
 from fgpipe.gateway.reading import Asked, Reading, count_calls
-from fgpipe.gateway.upstreams import Pool, Upstream, ranked
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -47,58 +44,62 @@ class Record:
     last_s: float = 0.0
     upstream: str = ""
 
+    def facts(self) -> Facts:
+        """What of it is counted."""
+        asked, reading = self.asked, self.reading
+        if self.status != 200 or asked is None:
+            return Facts(self.endpoint, self.status, asked.model if asked else "", reading.model)
+        tokens_out = _number(reading.usage.get("completion_tokens"))
+        streamed = asked.stream and self.first_s > 0
+        counts = count_calls(reading.calls, asked.tools)
+        return Facts(
+            endpoint=self.endpoint,
+            status=self.status,
+            asked=asked.model,
+            answered=reading.model,
+            seconds=time.perf_counter() - self.began_s,
+            first_s=self.first_s - self.began_s if streamed else None,
+            per_token_s=(self.last_s - self.first_s) / (tokens_out - 1) if streamed and tokens_out > 1 else None,
+            tokens_in=_number(reading.usage.get("prompt_tokens")),
+            tokens_out=tokens_out,
+            unread_call=reading.unread_call,
+            calls=counts.calls,
+            unknown_tools=counts.unknown,
+            violations=counts.violations,
+        )
+
 
 class Gateway:
-    """Everything that lives as long as the gateway does."""
+    """What answers requests: connections to the upstreams, spans, and the desk that all requests go by.
 
-    def __init__(self, config: GatewayConfig, *, upstreams: tuple[str, ...], versions: Versions) -> None:
+    Args:
+        config: its limits; `upstreams` are the servers behind it.
+    """
+
+    def __init__(self, config: GatewayConfig, desk: Desk) -> None:
         self.config = config
-        self.metrics = GatewayMetrics()
-        self.admission = Admission(
-            max_in_flight=config.max_in_flight,
-            spill_in_flight=config.spill_in_flight,
-            max_queued=config.max_queued,
-            max_wait_s=config.max_wait_s,
-        )
-        self.pool = Pool(upstreams, timeout_s=config.health_timeout_s, on_change=self.admission.admit)
-        self.published = Published(versions, self.pool)
+        self.desk = desk
+        self.connections = Connections(connect_timeout_s=config.connect_timeout_s)
         self.tracing = tracing.tracing()
-        self.inside = 0
-        self.capacity = config.max_in_flight * len(upstreams) + config.max_queued
+        self.capacity = config.max_in_flight * len(config.upstreams) + config.max_queued
         """Requests that may be inside at once, those whose body is still being read included."""
-        self._session: aiohttp.ClientSession | None = None
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """Connections to the upstreams."""
-        assert self._session is not None, "the gateway has not started"
-        return self._session
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Hold connections, and look at upstreams and folder again and again."""
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)  # vLLM's uvicorn closes idle ones after 5 s
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.config.connect_timeout_s)
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
-        ) as self._session:
-            await self._look()
-            watching = asyncio.create_task(self._watch())
-            try:
-                yield
-            finally:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
-                await asyncio.to_thread(self.tracing.close)
+        """Hold connections."""
+        tidying = asyncio.create_task(self._tidy())
+        try:
+            yield
+        finally:
+            tidying.cancel()
+            await asyncio.gather(tidying, return_exceptions=True)
+            self.connections.close()
+            await asyncio.to_thread(self.tracing.close)
 
-    async def _watch(self) -> None:
+    async def _tidy(self) -> None:
         while True:
-            await asyncio.sleep(self.config.health_every_s)
-            await self._look()
-
-    async def _look(self) -> None:
-        await asyncio.gather(self.pool.look(self.session), self.published.look())
-        self.metrics.set_live(self.published.live())
+            await asyncio.sleep(1)
+            self.connections.tidy()
 
     async def read_body(self, receive: Receive, headers: Mapping[str, str]) -> bytes:
         """The whole body of a request.
@@ -129,16 +130,22 @@ class Gateway:
                 408, f"body: got {size} bytes in {self.config.body_timeout_s:g} s, expected all"
             ) from None
 
-    def full(self) -> RefusedError | None:
-        """Why no more requests may come in now; None if they may."""
-        if self.inside < self.capacity:
-            return None
-        return self.admission.too_many("full", f"gateway: got {self.inside} requests at once, the most it holds")
+    async def enter(self) -> None:
+        """Let a request in, which `leave` ends.
+
+        Raises:
+            RefusedError: no more may come in now.
+        """
+        if (inside := self.desk.inside) >= self.capacity:
+            raise await self.desk.too_many("full", f"gateway: got {inside} requests at once, the most it holds")
+        self.desk.move(1)
+
+    def leave(self) -> None:
+        """A request is over."""
+        self.desk.move(-1)
 
     @asynccontextmanager
-    async def answer(
-        self, asked: Asked, headers: Mapping[str, str], record: Record
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def answer(self, asked: Asked, headers: Mapping[str, str], record: Record) -> AsyncIterator[Answer]:
         """The answer of the upstream that `asked.model` prefers, or of the next where that one was lost.
 
         Raises:
@@ -147,123 +154,78 @@ class Gateway:
         record.asked = asked
         sent = self._headers(headers)
         tried: set[str] = set()
-        resets = 0
+        broken: list[str] = []
         with self.tracing.span(record.endpoint, headers, sent) as span:
             while True:
-                upstream = await self.admission.acquire(lambda: self._candidates(asked.model, tried))
-                record.upstream = upstream.url
+                slot = await self._slot(asked.model, tried, broken)
+                record.upstream = slot.url
                 try:
-                    response = await self._ask(upstream, asked, sent)
-                    if response is not None:
-                        try:
-                            yield response
-                        finally:
-                            _let_go(response)
-                        return
-                finally:
-                    self.admission.release(upstream)
-                    self._describe(span, record)
-                self.metrics.retries.labels(upstream.url).inc()
-                if upstream.healthy:
-                    resets += 1
+                    answer = await self._ask(slot, asked, sent)
+                except UnreachableError as error:
+                    self.desk.lost(slot, str(error))
+                    tried.add(slot.url)
+                except BrokenError:
+                    # Perhaps a kept connection that the server had just closed: no reason to call it down.
+                    broken.append(slot.url)
                 else:
-                    tried.add(upstream.url)
-                if resets >= RESETS or not self._candidates(asked.model, tried):
-                    raise RefusedError(
-                        502, "upstream: got none that answers, expected one", reason="lost", retry_after_s=2
-                    )
+                    try:
+                        yield answer
+                    finally:
+                        answer.let_go()
+                    return
+                finally:
+                    self.desk.release(slot)
+                    self._describe(span, record, slot.base)
+                self.desk.retried(slot)
 
-    def _describe(self, span: Span | None, record: Record) -> None:
+    async def _slot(self, model: str, tried: set[str], broken: list[str]) -> Slot:
+        """A slot of one that was not lost; a killed server breaks kept connections one by one, so others come first."""
+        refusal = RefusedError(502, "upstream: got none that answers, expected one", reason="lost", retry_after_s=2)
+        if len(broken) >= RESETS:
+            raise refusal
+        for avoided in (tried.union(broken), tried):
+            try:
+                return await self.desk.acquire(model, avoided)
+            except RefusedError as error:
+                if error.status != 503 or not (tried or broken):
+                    raise
+        raise refusal
+
+    def _describe(self, span: Span | None, record: Record, base: str) -> None:
         if span is not None and record.asked is not None:
-            adapter, version = self.published.labels(record.asked.model, record.reading.model)
+            adapter, version = published.named(record.reading.model or record.asked.model, base)
             usage = record.reading.usage
             tracing.describe(
                 span,
                 fgpipe__adapter=adapter,
-                fgpipe__version=version,
+                fgpipe__version=version if record.reading.model else NO_VERSION,
                 fgpipe__upstream=record.upstream,
                 http__response__status_code=record.status,
                 gen_ai__usage__input_tokens=usage.get("prompt_tokens"),
                 gen_ai__usage__output_tokens=usage.get("completion_tokens"),
             )
 
-    def _candidates(self, model: str, tried: set[str]) -> list[Upstream]:
-        fitting = self.pool.serving(model, published_for=self.published.base_of(model))
-        return ranked((one for one in fitting if one.url not in tried), model.partition("@")[0])
-
     def _headers(self, headers: Mapping[str, str]) -> MutableMapping[str, str]:
         passed = {name: headers[name] for name in PASSED_HEADERS if name in headers}
         return {**passed, "content-type": "application/json", **keys.shown(keys.CLIENT_KEY_VARIABLE)}
 
-    async def _ask(self, upstream: Upstream, asked: Asked, headers: Mapping[str, str]) -> aiohttp.ClientResponse | None:
-        """The beginning of an answer; None if the upstream was lost before it said anything, so that another may."""
+    async def _ask(self, slot: Slot, asked: Asked, headers: Mapping[str, str]) -> Answer:
+        """The beginning of an answer.
+
+        Raises:
+            UnreachableError, BrokenError: the upstream was lost before it said anything, so that another may be asked.
+            RefusedError: it said nothing in time, or no HTTP.
+        """
         try:
             async with asyncio.timeout(self.config.first_byte_timeout_s):
-                response = await self.session.post(
-                    upstream.url + asked.path, data=asked.body, headers=headers, allow_redirects=False
-                )
-                upstream.heard_s = time.monotonic()
-                return response
-        except aiohttp.ConnectionTimeoutError:
-            self.pool.lost(upstream, f"got no connection in {self.config.connect_timeout_s:g} s, expected one")
-        except (aiohttp.ClientConnectorError, ConnectionRefusedError) as error:
-            self.pool.lost(upstream, f"got {error}, expected a server")
-        except (aiohttp.ClientConnectionError, ConnectionResetError):
-            # Perhaps a kept connection that the server had just closed: no reason to call it down.
-            return None
+                answer = await self.connections.post(slot.url, asked.path, asked.body, headers)
         except TimeoutError:
             message = f"upstream: got nothing in {self.config.first_byte_timeout_s:g} s, expected an answer's beginning"
             raise RefusedError(504, message) from None
-        except aiohttp.ClientError as error:
-            raise RefusedError(502, f"upstream: got {type(error).__name__}, expected an answer in HTTP") from None
-        return None
-
-    def count(self, record: Record) -> None:
-        """Put a finished request into the metrics."""
-        asked, reading, metrics = record.asked, record.reading, self.metrics
-        pair = self.published.labels(asked.model if asked else "", reading.model)
-        metrics.requests.labels(*pair, record.endpoint, str(record.status)).inc()
-        if record.status != 200 or asked is None:
-            return
-        now_s = time.perf_counter()
-        metrics.request_seconds.labels(*pair).observe(now_s - record.began_s)
-        tokens_out = _number(reading.usage.get("completion_tokens"))
-        metrics.tokens.labels(*pair, "in").inc(_number(reading.usage.get("prompt_tokens")))
-        metrics.tokens.labels(*pair, "out").inc(tokens_out)
-        if asked.stream and record.first_s:
-            metrics.first_token.labels(*pair).observe(record.first_s - record.began_s)
-            if tokens_out > 1:
-                metrics.per_token.labels(*pair).observe((record.last_s - record.first_s) / (tokens_out - 1))
-        metrics.parse_failures.labels(*pair).inc(reading.unread_call)
-        counts = count_calls(reading.calls, asked.tools)
-        metrics.calls.labels(*pair).inc(counts.calls)
-        metrics.unknown_tools.labels(*pair).inc(counts.unknown)
-        metrics.violations.labels(*pair).inc(counts.violations)
-
-    def figures(self) -> dict[str, Any]:
-        """How things are now, for the page."""
-        upstreams = [
-            {"url": one.url, "base": one.base, "up": one.healthy, "reason": one.reason, "in_flight": one.in_flight}
-            for one in self.pool.all
-        ]
-        queued, figures = self.admission.queued, self.metrics.figures()
-        return {"upstreams": upstreams, "queued": queued, "inside": self.inside, "adapters": figures}
-
-    def metrics_text(self) -> bytes:
-        """The metrics, with the gauges as they are now."""
-        for upstream in self.pool.all:
-            self.metrics.in_flight.labels(upstream.url).set(upstream.in_flight)
-            self.metrics.up.labels(upstream.url).set(upstream.healthy)
-        self.metrics.queued.set(self.admission.queued)
-        return self.metrics.text()
-
-
-def _let_go(response: aiohttp.ClientResponse) -> None:
-    """Keep the connection if the answer was read to its end; closing it tells vLLM that nobody waits for the rest."""
-    if response.content.at_eof():
-        response.release()
-    else:
-        response.close()
+        except NoHttpError as error:
+            raise RefusedError(502, f"upstream: got {error}, expected an answer in HTTP") from None
+        self.desk.heard(slot)
+        return answer
 
 
 def too_large(limit: int) -> RefusedError:

@@ -8,10 +8,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fgpipe.functiongemma.tokens import TRIGGER_SENTENCE
+from fgpipe.gateway.connections import Answer, BrokenError, NoHttpError
 from fgpipe.gateway.exchange import Record
 from fgpipe.gateway.faults import RefusedError, Send, send_json
 from fgpipe.gateway.reading import Asked, Reading, StreamReader, count_calls, events, json_object, read_whole
@@ -119,21 +119,21 @@ class Generate(Exchanged):
     async def exchange(self, asked: Asked, headers: Mapping[str, str], record: Record, send: Send) -> None:
         """See `Exchanged`."""
         plain = {name: value for name, value in headers.items() if name != "accept"}
-        async with self.gateway.answer(asked, plain, record) as response:
-            record.status = response.status
-            streams = response.status == 200 and asked.stream
+        async with self.gateway.answer(asked, plain, record) as answer:
+            record.status = answer.status
+            streams = answer.status == 200 and asked.stream
             try:
                 async with asyncio.timeout(self.gateway.config.total_timeout_s):
                     if streams:
-                        await _stream(response, asked, record, send)
+                        await _stream(answer, asked, record, send)
                         return
-                    body = await response.read()
+                    body = await answer.read()
             except TimeoutError:
                 record.status = 504
-            except aiohttp.ClientError:
+            except (BrokenError, NoHttpError):
                 record.status = 502
             else:
-                await _send_whole(response.status, body, asked, record, send)
+                await _send_whole(answer.status, body, asked, record, send)
                 return
             refusal = RefusedError(record.status, "upstream: got no end of its answer, expected all of it")
             if not streams:
@@ -149,12 +149,12 @@ async def _send_whole(status: int, body: bytes, asked: Asked, record: Record, se
     await send_json(send, 200, json.dumps(_answer(record, asked), ensure_ascii=False).encode())
 
 
-async def _stream(response: aiohttp.ClientResponse, asked: Asked, record: Record, send: Send) -> None:
+async def _stream(answer: Answer, asked: Asked, record: Record, send: Send) -> None:
     """Text as it comes, an event a piece; then the whole answer as one last event."""
     headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     reader = StreamReader(hides_usage=False, keeps_events=True)
-    async for data in response.content.iter_any():
+    async for data in answer.pieces():
         for event in events(reader.feed(data)):
             text = "".join((choice.get("delta") or {}).get("content") or "" for choice in event.get("choices") or [])
             if text:

@@ -16,6 +16,18 @@ Versions = Callable[[], Sequence[Mapping[str, Any]]]
 """Every published version: name, version, live, aliases, base, headline, base_headline, created, problem."""
 
 
+def named(model: str, base: str) -> tuple[str, str]:
+    """(adapter, version) that the name of an answering `model` says, at an upstream that serves `base`."""
+    name, _, version = model.partition("@")
+    return (model, BASE_VERSION) if model == base else (name, _version_label(version))
+
+
+def _version_label(version: str) -> str:
+    if adapters_folder.is_version(version):
+        return version
+    return "candidate" if adapters_folder.is_candidate(version) else NO_VERSION
+
+
 class Published:
     """The published adapters, as they were at the last look."""
 
@@ -69,9 +81,7 @@ class Published:
         known = name in self._names or any(name in upstream.models for upstream in self._pool.all)
         if not known and not (answered and adapters_folder.is_name(name)):
             return UNKNOWN, NO_VERSION
-        if answered and adapters_folder.is_version(version):
-            return name, version
-        return name, "candidate" if answered and adapters_folder.is_candidate(version) else NO_VERSION
+        return name, _version_label(version) if answered else NO_VERSION
 
     def listing(self) -> list[dict[str, Any]]:
         """For people: every published version, with the servers that answer its name by it."""

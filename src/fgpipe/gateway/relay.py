@@ -8,12 +8,13 @@ from abc import abstractmethod
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-import aiohttp
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from fgpipe.gateway.connections import Answer, BrokenError, NoHttpError
 from fgpipe.gateway.exchange import CLIENT_GONE, Gateway, Record
 from fgpipe.gateway.faults import Receive, RefusedError, Scope, Send, error_json, send_refusal
+from fgpipe.gateway.outgoing import Outgoing
 from fgpipe.gateway.reading import KEPT_BYTES, Asked, StreamReader, read_asked, read_whole
 
 PASSED_BACK = (b"content-type", b"content-length", b"x-request-id", b"cache-control")
@@ -40,13 +41,10 @@ class Exchanged(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, and count how that went."""
         record = Record(self.endpoint)
-        gateway = self.gateway
-        if refusal := gateway.full():
-            await self._refuse(refusal, record, send)
-            gateway.count(record)
-            return
-        gateway.inside += 1
+        gateway, entered = self.gateway, False
         try:
+            await gateway.enter()
+            entered = True
             headers = Headers(scope=scope)
             asked = self.asked(await gateway.read_body(receive, headers))
             await self._until_gone(self.exchange(asked, headers, record, send), receive, record)
@@ -55,30 +53,36 @@ class Exchanged(Response):
         except ConnectionResetError:
             record.status = CLIENT_GONE
         finally:
-            gateway.inside -= 1
-            gateway.count(record)
+            if entered:
+                gateway.leave()
+            gateway.desk.count(record.facts())
 
     async def _refuse(self, refusal: RefusedError, record: Record, send: Send) -> None:
         record.status = refusal.status
         if refusal.reason:
-            self.gateway.metrics.refused.labels(refusal.reason).inc()
+            self.gateway.desk.refused(refusal.reason)
         await send_refusal(send, refusal)
 
     async def _until_gone(self, exchange: Coroutine[Any, Any, None], receive: Receive, record: Record) -> None:
         """Run `exchange`, but no longer than the client waits."""
-        work = asyncio.ensure_future(exchange)
+        leaving, over = asyncio.timeout(None), False
+
+        def leave(task: asyncio.Task[None]) -> None:
+            if not over and not task.cancelled():
+                leaving.reschedule(asyncio.get_running_loop().time())
+
         gone = asyncio.ensure_future(_disconnect(receive))
+        gone.add_done_callback(leave)
         try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                record.status = CLIENT_GONE
-                return
-            await work
+            async with leaving:
+                await exchange
+        except TimeoutError:
+            if not leaving.expired():
+                raise
+            record.status = CLIENT_GONE
         finally:
+            over = True
             gone.cancel()
-            if not work.done():
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
 
 
 class Relay(Exchanged):
@@ -90,43 +94,48 @@ class Relay(Exchanged):
 
     async def exchange(self, asked: Asked, headers: Mapping[str, str], record: Record, send: Send) -> None:
         """See `Exchanged`."""
-        async with self.gateway.answer(asked, headers, record) as response:
-            record.status = response.status
-            passed = [(name, value) for name, value in response.raw_headers if name.lower() in PASSED_BACK]
-            await send({"type": "http.response.start", "status": response.status, "headers": passed})
+        async with self.gateway.answer(asked, headers, record) as answer:
+            record.status = answer.status
+            passed = [(name, value) for name, value in answer.headers if name.lower() in PASSED_BACK]
+            await send({"type": "http.response.start", "status": answer.status, "headers": passed})
             try:
                 async with asyncio.timeout(self.gateway.config.total_timeout_s):
-                    if response.content_type == "text/event-stream":
-                        await _pass_events(response, asked, record, send)
+                    if answer.content_type == "text/event-stream":
+                        await _pass_events(answer, asked, record, send)
                     else:
-                        await _pass_whole(response, record, send)
+                        await _pass_whole(answer, record, send)
                     return
             except TimeoutError:
                 record.status = 504
-            except aiohttp.ClientError:
+            except (BrokenError, NoHttpError):
                 record.status = 502
             # Too late for a status. A stream can still say it; anything else just lacks its end.
-            if response.content_type == "text/event-stream":
+            if answer.content_type == "text/event-stream":
                 message = "upstream: got no end of its answer, expected all of it"
                 event = b"data: " + error_json(record.status, message) + b"\n\n"
                 await send({"type": "http.response.body", "body": event, "more_body": False})
 
 
-async def _pass_events(response: aiohttp.ClientResponse, asked: Asked, record: Record, send: Send) -> None:
+async def _pass_events(answer: Answer, asked: Asked, record: Record, send: Send) -> None:
     reader = StreamReader(hides_usage=asked.hides_usage, keeps_events=bool(asked.tools))
+    outgoing = Outgoing(send, answer)
+
+    def take(data: bytes) -> None:
+        if passed := reader.feed(data):
+            outgoing.write(passed)
+
     try:
-        async for data in response.content.iter_any():
-            if passed := reader.feed(data):
-                await send({"type": "http.response.body", "body": passed, "more_body": True})
-        await send({"type": "http.response.body", "body": reader.flush(), "more_body": False})
+        await answer.pass_to(take)
+        await outgoing.end(reader.flush())
     finally:
+        outgoing.close()
         record.reading = reader.reading()
         record.first_s, record.last_s = reader.first_s, reader.last_s
 
 
-async def _pass_whole(response: aiohttp.ClientResponse, record: Record, send: Send) -> None:
+async def _pass_whole(answer: Answer, record: Record, send: Send) -> None:
     kept, size = [], 0
-    async for data in response.content.iter_any():
+    async for data in answer.pieces():
         if not record.first_s:
             record.first_s = time.perf_counter()
         if size < KEPT_BYTES:

@@ -67,8 +67,13 @@ class Pool:
 
     def __init__(self, urls: Sequence[str], *, timeout_s: float, on_change: Callable[[Upstream], None]) -> None:
         self.all = [Upstream(url) for url in urls]
+        self._by_url = {upstream.url: upstream for upstream in self.all}
         self.timeout = aiohttp.ClientTimeout(total=timeout_s)
         self.on_change = on_change
+
+    def named(self, url: str) -> Upstream:
+        """The one at `url`."""
+        return self._by_url[url]
 
     def healthy(self) -> list[Upstream]:
         """Those that are well."""

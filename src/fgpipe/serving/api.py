@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from fgpipe import keys
-from fgpipe.config import ServerConfig
+from fgpipe.config import GatewayConfig, ServerConfig
 from fgpipe.errors import ServeError
 from fgpipe.keys import CLIENT_KEY_VARIABLE
 
 TIMEOUT_S = 60.0
 
 
-def address(server: ServerConfig) -> str:
-    """URL under which this machine reaches `server`, without `/v1`."""
+def address(server: ServerConfig | GatewayConfig) -> str:
+    """URL under which this machine reaches a server or gateway, without `/v1`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
     return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -14,15 +15,31 @@ from fgpipe.config import ModelConfig, ServerConfig
 from fgpipe.errors import PublishError, ServeError
 from fgpipe.models import base
 from fgpipe.progress import say
-from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, GUARD, NAME, WATCH_VARIABLE, WORKER_EXTENSION
+from fgpipe.serving import tuned
+from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, GUARD, NAME, PORTS_VARIABLE, WATCH_VARIABLE, WORKER_EXTENSION
 
 Build = Literal["gpu", "cpu"]
 
 STOCK_TOOL_PARSER = "functiongemma"
 """vLLM's own parser, for servers without the plugin: it drops numbers, booleans and lists from a call."""
 
+CPU_KV_CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
+"""The CPU build's KV cache in whole GiB; it goes before --kv-cache-memory-bytes, and must not be inherited."""
+
 DISTRIBUTIONS: Mapping[str, Build] = {"vllm": "gpu", "vllm-cpu": "cpu"}
 """Packages that bring the module `vllm`."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several servers on a machine is given of it, beyond what its ServerConfig says."""
+
+    ports: tuple[int, ...]
+    """Of all of them: whoever publishes asks one server and learns of the others."""
+    kv_cache_bytes: int | None = None
+    """None: vLLM measures it."""
+    cpus: tuple[int, ...] = ()
+    """Processors of the CPU build's threads; none: vLLM's choice, which is the same for every server."""
 
 
 def installed_build() -> Build:
@@ -53,19 +70,33 @@ def installed_version() -> str:
     return metadata.version(next(name for name, brought in DISTRIBUTIONS.items() if brought == build))
 
 
+def tuned_kernels(model: ModelConfig, server: ServerConfig, *, build: Build) -> tuned.Found:
+    """The folder with settings of the LoRA kernels that a server gets here, and why."""
+    if build == "cpu":
+        return tuned.Found(None, "")
+    return tuned.find(model, server, vllm=installed_version())
+
+
 def plugin_installed() -> bool:
     """Whether vLLM in this environment will find our plugin; it needs fgpipe installed, not merely on the path."""
     return any(point.name == NAME for point in metadata.entry_points(group="vllm.general_plugins"))
 
 
 def serve_command(
-    model: ModelConfig, server: ServerConfig, *, adapters: Path, build: Build, plugin: bool = True
+    model: ModelConfig,
+    server: ServerConfig,
+    *,
+    adapters: Path,
+    build: Build,
+    plugin: bool = True,
+    share: Share | None = None,
 ) -> list[str]:
     """The words that start vLLM's OpenAI server on `model` with LoRA on.
 
     Args:
         plugin: our plugin is there and finds adapters when they are asked for. Without it, the versions that are live
             now are named on the command line, and vLLM's own tool parser is taken.
+        share: for one of several servers on this machine.
     """
     source, revision = _model_words(model)
     command = [sys.executable, "-m"]
@@ -81,6 +112,8 @@ def serve_command(
     command.append("--enable-chunked-prefill" if server.chunked_prefill else "--no-enable-chunked-prefill")
     if build == "gpu":
         command += ["--gpu-memory-utilization", str(server.gpu_memory_utilization)]
+    if share is not None and share.kv_cache_bytes is not None:
+        command += ["--kv-cache-memory-bytes", str(share.kv_cache_bytes)]
     if build == "cpu" or server.enforce_eager:
         command.append("--enforce-eager")
     command += ["--enable-lora", "--max-loras", str(server.max_loras), "--max-lora-rank", str(server.max_lora_rank)]
@@ -90,8 +123,21 @@ def serve_command(
     return command + _format_words(plugin) + ([] if plugin else _lora_modules(adapters))
 
 
-def server_environment(server: ServerConfig, *, adapters: Path, build: Build, plugin: bool = True) -> dict[str, str]:
-    """Variables to set for `serve_command`, on top of the environment that is there."""
+def server_environment(
+    server: ServerConfig,
+    *,
+    adapters: Path,
+    build: Build,
+    plugin: bool = True,
+    share: Share | None = None,
+    kernels: Path | None = None,
+) -> dict[str, str]:
+    """Variables to set for `serve_command`, on top of the environment that is there.
+
+    Args:
+        share: for one of several servers on this machine.
+        kernels: folder with settings of the LoRA kernels (`tuned.find`).
+    """
     variables = {
         ADAPTERS_VARIABLE: str(adapters.absolute()),
         # Unset, vLLM would load every plugin of the environment, its own resolvers included: they read any path.
@@ -104,8 +150,21 @@ def server_environment(server: ServerConfig, *, adapters: Path, build: Build, pl
     }
     if plugin and server.watch_s:
         variables[WATCH_VARIABLE] = str(server.watch_s)
-    if build == "cpu":
-        variables["VLLM_CPU_KVCACHE_SPACE"] = str(server.cpu_kv_cache_gib)
+    if kernels is not None:
+        variables[tuned.VARIABLE] = str(kernels)
+    if build == "cpu" and (share is None or share.kv_cache_bytes is None):
+        variables[CPU_KV_CACHE_VARIABLE] = str(server.cpu_kv_cache_gib)
+    return variables if share is None else {**variables, **_share_variables(share, build)}
+
+
+def _share_variables(share: Share, build: Build) -> dict[str, str]:
+    variables = {PORTS_VARIABLE: ",".join(map(str, share.ports))}
+    if build == "gpu":
+        # Unset, every engine starts with a thread a processor; for serving vLLM goes down to one by itself, and to
+        # nothing else: several spin after each operation (`set_torch_threads_for_runtime`).
+        variables["OMP_NUM_THREADS"] = "1"
+    if share.cpus:
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, share.cpus))
     return variables
 
 

@@ -9,7 +9,7 @@ import errno
 import json
 import urllib.error
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from fgpipe.errors import ServeError
@@ -42,6 +42,8 @@ class ServerStatus:
         slots: versions on the device now; at most `max_loras`.
         memory: versions in memory now, those in slots included; at most `max_cpu_loras`.
         evicted: versions that were in memory and had to make room; asking for one reads it from disk again.
+        kv_cache_bytes: size of its KV cache; None if it does not say.
+        ports: of the servers that were started together with it, its own included; none if it was started alone.
     """
 
     url: str
@@ -54,6 +56,12 @@ class ServerStatus:
     slots: tuple[str, ...]
     memory: tuple[str, ...]
     evicted: tuple[str, ...]
+    kv_cache_bytes: int | None = None
+    ports: tuple[int, ...] = ()
+
+    def replicas(self) -> list[str]:
+        """Addresses of the servers that were started together with this one, its own included."""
+        return [f"{self.url.rpartition(':')[0]}:{port}" for port in self.ports]
 
     def loaded(self) -> set[str]:
         """Every version whose files this server may still need."""
@@ -81,7 +89,9 @@ def status(base_url: str) -> ServerStatus | None:
             return None
         raise UnreachableError(f"{base_url}: got {error}, expected a server or none") from error
     try:
-        wanted = [field.name for field in fields(ServerStatus) if field.name != "url"]
+        # What has a default came later: a server of an earlier version does not say it.
+        wanted = [field.name for field in fields(ServerStatus) if field.name in said or field.default is MISSING]
+        wanted.remove("url")
         facts: dict[str, Any] = {key: tuple(said[key]) if isinstance(said[key], list) else said[key] for key in wanted}
         return ServerStatus(url=base_url, **facts)
     except (KeyError, TypeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from fgpipe.serving.memory import CONTEXT_BYTES, GIB, graph_sizes
@@ -22,7 +23,8 @@ def plan_json(plans: Sequence[EnginePlan], gpu: Gpu) -> dict[str, Any]:
         "gpu": {"name": gpu.name, "total_bytes": gpu.total_bytes, "reserved_bytes": gpu.reserved_bytes},
         "context_bytes": CONTEXT_BYTES,
         "models": [_model_json(plan) for plan in plans],
-        "free_shares_left": gpu.free_shares(len(plans)) - sum(plan.shares for plan in plans),
+        # The CPU build has no shares to give.
+        "free_shares_left": gpu.total_bytes and gpu.free_shares(_engines(plans)) - _given(plans),
     }
 
 
@@ -31,6 +33,7 @@ def _model_json(plan: EnginePlan) -> dict[str, Any]:
     return {
         "name": plan.model.name,
         "id": plan.model.id,
+        "replicas": plan.replicas,
         "gpu_memory_utilization": plan.utilization,
         "bytes": {name: size for name, _, size in parts(plan)} | {"kv_cache": plan.kv_bytes},
         "kv_bytes_per_token": kv.bytes_per_token,
@@ -80,15 +83,18 @@ def _table(plan: EnginePlan, gpu: Gpu) -> RenderableType:
     from rich.table import Table
 
     kv, settings = plan.memory.kv, plan.model.settings
-    table = Table(title=f"{plan.model.name} ({plan.model.id})", title_justify="left")
+    each = f", each of {plan.replicas} replicas" if plan.replicas > 1 else ""
+    table = Table(title=f"{plan.model.name} ({plan.model.id}){each}", title_justify="left")
     for column in ("what", "how", "GiB"):
         table.add_column(column, justify="right" if column == "GiB" else "left")
     if not settings.cpu:
         share = f"{plan.utilization:.3f} of {gpu.total_bytes / GIB:.2f} GiB, of which CUDA sees {SEEN_FRACTION:.0%}"
-        table.add_row("share of the whole GPU", share, _gib(gpu.seen_bytes * plan.utilization))
+        whose = "share of the whole GPU" if plan.replicas == 1 else "share of one"
+        table.add_row(whose, share, _gib(gpu.seen_bytes * plan.utilization))
     for name, how, size in parts(plan):
         table.add_row(f"- {name.replace('_', ' ')}", how, _gib(size))
-    table.add_row("= KV cache", "VLLM_CPU_KVCACHE_SPACE" if settings.cpu else "the rest", _gib(plan.kv_bytes))
+    cpu = "server.cpu_kv_cache_gib" if plan.replicas == 1 else "its part of server.cpu_kv_cache_gib"
+    table.add_row("= KV cache", cpu if settings.cpu else "the rest", _gib(plan.kv_bytes))
     table.add_section()
     table.add_row("KV of a token", _token_line(plan), f"{kv.bytes_per_token / 1024:g} KiB")
     blocks = f"{kv.blocks_per_sequence} blocks of {kv.block_bytes:,} B for {kv.max_model_len_tokens:,} tokens"
@@ -109,20 +115,31 @@ def _token_line(plan: EnginePlan) -> str:
 def _closing(plans: Sequence[EnginePlan], gpu: Gpu) -> str:
     if plans[0].model.settings.cpu:
         return "CPU build: the KV cache has a size of its own; the rest comes from the host's memory."
-    used, free = sum(plan.shares for plan in plans), gpu.free_shares(len(plans))
-    outside = f"{_gib(gpu.reserved_bytes)} GiB reserved and {len(plans)} x {_gib(CONTEXT_BYTES)} GiB of CUDA contexts"
+    used, engines = _given(plans), _engines(plans)
+    free = gpu.free_shares(engines)
+    outside = f"{_gib(gpu.reserved_bytes)} GiB reserved and {engines} x {_gib(CONTEXT_BYTES)} GiB of CUDA contexts"
     lines = [f"{gpu.name}: {used / 1000:.3f} of at most {free / 1000:.3f} given; outside it {outside}."]
     if len(plans) > 1:
         lines.append(f"Start one after another, each when the one before answers: {', '.join(_names(plans))}.")
-    else:
-        (plan,) = plans
-        wanted = gpu.shares_for(least_bytes(plan.memory, plan.model.settings.max_num_seqs))
-        enough = "" if wanted <= free else ", more than there is"
-        lines.append(
-            f"{plan.model.settings.max_num_seqs} sequences of full length would take {wanted / 1000:.3f}{enough}; "
-            f"one takes {gpu.shares_for(least_bytes(plan.memory)) / 1000:.3f}."
-        )
+        return "\n".join(lines)
+    (plan,) = plans
+    wanted = gpu.shares_for(least_bytes(plan.memory, plan.model.settings.max_num_seqs)) * plan.replicas
+    enough = "" if wanted <= free else ", more than there is"
+    each = " in each" if plan.replicas > 1 else ""
+    lines.append(
+        f"{plan.model.settings.max_num_seqs} sequences of full length{each} would take {wanted / 1000:.3f}{enough}; "
+        f"one{each} takes {gpu.shares_for(least_bytes(plan.memory)) * plan.replicas / 1000:.3f}."
+    )
     return "\n".join(lines)
+
+
+def _engines(plans: Sequence[EnginePlan]) -> int:
+    return sum(plan.replicas for plan in plans)
+
+
+def _given(plans: Sequence[EnginePlan]) -> int:
+    """Thousandths of the GPU that all engines get together."""
+    return sum(plan.shares * plan.replicas for plan in plans)
 
 
 def _names(plans: Sequence[EnginePlan]) -> list[str]:
@@ -140,9 +157,11 @@ def single_env(plan: EnginePlan) -> list[str]:
         "MAX_LORA_RANK": settings.max_lora_rank,
     }
     if settings.cpu:
-        values["CPU_KV_CACHE_GIB"] = plan.kv_bytes // GIB
+        values["CPU_KV_CACHE_GIB"] = ceil(plan.kv_bytes * plan.replicas / GIB)
     else:
-        values["GPU_MEMORY_UTILIZATION"] = f"{plan.utilization:.3f}"
+        values["GPU_MEMORY_UTILIZATION"] = f"{plan.utilization * plan.replicas:.3f}"
+    if plan.replicas > 1:
+        values["REPLICAS"] = plan.replicas
     return [f"FGPIPE_{name}={value}" for name, value in values.items()]
 
 

@@ -5,8 +5,9 @@ is free. An engine takes its share when it starts, and refuses to start if less 
 the shares of engines on one GPU must add up to less than 1: to what is left when the driver, the desktop and one CUDA
 context for each engine, all of which stand outside the shares, have been taken off.
 
-Engines start one after another, because vLLM measures what it takes while it starts and gives up if another process
-frees memory meanwhile (`Worker.determine_available_memory`); small ones first, so that something answers soon.
+Engines of different models start one after another, because vLLM measures what it takes while it starts and gives up if
+another process frees memory meanwhile (`Worker.determine_available_memory`); small ones first, so that something
+answers soon. Replicas of one model need not: `replicas.Replicas.grow` says why.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ class EnginePlan:
     shares: int
     """Thousandths of the GPU; 0 on the CPU, where the KV cache has a size of its own."""
     kv_bytes: int
+    replicas: int = 1
+    """How many engines there are that get just this."""
 
     @property
     def utilization(self) -> float:
@@ -102,39 +105,57 @@ def least_bytes(memory: EngineMemory, sequences: int = 1) -> int:
     return memory.fixed + memory.kv.least_bytes(sequences)
 
 
-def plan_gpu(model: Model, gpu: Gpu, *, utilization: float) -> EnginePlan:
-    """One engine on `gpu` at a given share.
+def plan_gpu(model: Model, gpu: Gpu, *, utilization: float, replicas: int = 1) -> EnginePlan:
+    """One engine on `gpu` at a given share, or each one of `replicas` equal engines that share it.
 
     Raises:
-        ServeError: the share is too small for one sequence, or larger than what can be free; with the arithmetic.
+        ServeError: the share of one is too small for one sequence, or all are more than can be free; with the
+            arithmetic.
     """
-    memory, shares = engine_memory(model.shape, model.settings), round(utilization * SHARES)
-    least, most = gpu.shares_for(least_bytes(memory)), gpu.free_shares(1)
-    if least > most:
+    memory, shares = engine_memory(model.shape, model.settings), replica_shares(utilization, replicas)
+    least, most = gpu.shares_for(least_bytes(memory)), gpu.free_shares(replicas)
+    if replicas == 1 and least > most:
         raise _does_not_fit([(model, memory)], gpu)
-    if not least <= shares <= most:
+    if least * replicas > most:
+        fitting = next((count for count in range(replicas, 0, -1) if least * count <= gpu.free_shares(count)), 0)
         raise ServeError(
-            f"server.gpu_memory_utilization: got {utilization:g} of {gpu.name} ({_gib(gpu.total_bytes)} GiB), expected "
-            f"{least / SHARES:.3f} to {most / SHARES:.3f}\n{_sum_line(model, memory)}\n{_free_line(gpu, 1)}",
-            hint=f"server.gpu_memory_utilization={min(max(shares, least), most) / SHARES:.3f}",
+            f"server.replicas: got {replicas}, which need {least * replicas / SHARES:.3f} of {gpu.name}, expected at "
+            f"most {most / SHARES:.3f}\n{_sum_line(model, memory, gpu)} for each\n{_free_line(gpu, replicas)}",
+            hint=f"server.replicas={fitting}" if fitting else "a smaller server.max_model_len_tokens or max_num_seqs",
         )
-    return EnginePlan(model, memory, shares, floor(gpu.seen_bytes * shares / SHARES) - memory.fixed)
+    if shares < least or round(utilization * SHARES) > most:
+        given = f"{utilization:g}" if replicas == 1 else f"{utilization:g} for {replicas} replicas"
+        fewer = f", or server.replicas={round(utilization * SHARES) // least}" if shares < least <= most // 2 else ""
+        right = min(max(round(utilization * SHARES), least * replicas), most)
+        raise ServeError(
+            f"server.gpu_memory_utilization: got {given} of {gpu.name} ({_gib(gpu.total_bytes)} GiB), expected "
+            f"{least * replicas / SHARES:.3f} to {most / SHARES:.3f}\n{_sum_line(model, memory)}"
+            f"{f' for each of {replicas}' * (replicas > 1)}\n{_free_line(gpu, replicas)}",
+            hint=f"server.gpu_memory_utilization={right / SHARES:.3f}{fewer * (replicas > 1)}",
+        )
+    return EnginePlan(model, memory, shares, floor(gpu.seen_bytes * shares / SHARES) - memory.fixed, replicas)
 
 
-def plan_cpu(model: Model, *, kv_bytes: int) -> EnginePlan:
-    """One engine of vLLM's CPU build, whose KV cache is as large as VLLM_CPU_KVCACHE_SPACE says.
+def replica_shares(utilization: float, replicas: int) -> int:
+    """Thousandths that each of `replicas` gets of the share of all, which they never exceed together."""
+    return round(utilization * SHARES) if replicas == 1 else floor(utilization * SHARES + 1e-6) // replicas
+
+
+def plan_cpu(model: Model, *, kv_bytes: int, replicas: int = 1) -> EnginePlan:
+    """One engine of vLLM's CPU build, whose KV cache has a size of its own, or each one of `replicas` that share it.
 
     Raises:
-        ServeError: not one sequence of full length fits into it.
+        ServeError: not one sequence of full length fits into that of one.
     """
-    memory = engine_memory(model.shape, model.settings)
-    if (needed := memory.kv.least_bytes()) > kv_bytes:
+    memory, each = engine_memory(model.shape, model.settings), kv_bytes // replicas
+    if (needed := memory.kv.least_bytes()) > each:
+        given = _gib(kv_bytes) + (f" for {replicas} replicas" if replicas > 1 else "")
         raise ServeError(
-            f"server.cpu_kv_cache_gib: got {_gib(kv_bytes)}, expected at least {_gib(needed)} for one sequence of "
-            f"{memory.kv.max_model_len_tokens:,} tokens",
-            hint=f"server.cpu_kv_cache_gib={ceil(needed / GIB)}, or a smaller server.max_model_len_tokens",
+            f"server.cpu_kv_cache_gib: got {given}, expected at least {_gib(needed * replicas)} for one sequence of "
+            f"{memory.kv.max_model_len_tokens:,} tokens{' in each' * (replicas > 1)}",
+            hint=f"server.cpu_kv_cache_gib={ceil(needed * replicas / GIB)}, or a smaller server.max_model_len_tokens",
         )
-    return EnginePlan(model, memory, 0, kv_bytes)
+    return EnginePlan(model, memory, 0, each, replicas)
 
 
 def share_gpu(models: Sequence[Model], gpu: Gpu) -> list[EnginePlan]:

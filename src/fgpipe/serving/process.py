@@ -21,7 +21,16 @@ from fgpipe.errors import ServeError
 from fgpipe.models import base
 from fgpipe.progress import console, say
 from fgpipe.serving import api, faults
-from fgpipe.serving.command import Build, installed_build, plugin_installed, serve_command, server_environment
+from fgpipe.serving.command import (
+    CPU_KV_CACHE_VARIABLE,
+    Build,
+    Share,
+    installed_build,
+    plugin_installed,
+    serve_command,
+    server_environment,
+    tuned_kernels,
+)
 
 POLL_S = 0.25
 """Between two looks at a server that starts or ends."""
@@ -48,14 +57,18 @@ class VllmServer:
         adapters: Path,
         log: Path | None = None,
         build: Build | None = None,
+        share: Share | None = None,
     ) -> None:
         self.model = model
         self.server = server
         self.log = log or Path(tempfile.mkdtemp(prefix="fgpipe-vllm-")) / "vllm.log"
         build = build or installed_build()
         plugin = plugin_installed()
-        self.command = serve_command(model, server, adapters=adapters, build=build, plugin=plugin)
-        self.variables = server_environment(server, adapters=adapters, build=build, plugin=plugin)
+        self.kernels = tuned_kernels(model, server, build=build)
+        self.command = serve_command(model, server, adapters=adapters, build=build, plugin=plugin, share=share)
+        self.variables = server_environment(
+            server, adapters=adapters, build=build, plugin=plugin, share=share, kernels=self.kernels.folder
+        )
         self.process: subprocess.Popen[bytes] | None = None
         self._undo = ExitStack()
 
@@ -88,17 +101,19 @@ class VllmServer:
         base.local_folder(self.model)
         require_free_port(self.server.host, self.server.port)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._undo.enter_context(_sigterm_as_exit())
+        if self.log.exists():  # of a server that died and is started again
+            self.log.replace(self.log.with_suffix(".before.log"))
+        self._undo.enter_context(sigterm_as_exit())
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 self.command,
-                env={**_environment(), **self.variables},
+                env={**environment(), **self.variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._undo.callback(_end, self.process)
+        self._undo.callback(end, self.process)
 
     def wait_ready(self) -> None:
         """Return when the server answers; show on stderr what it is doing meanwhile.
@@ -107,9 +122,9 @@ class VllmServer:
             ServeError: it ended, or took longer than server.start_timeout_s.
         """
         began = time.monotonic()
-        with _progress() as show:
-            while not self._answers():
-                self._require_alive()
+        with progress() as show:
+            while not self.answers():
+                self.require_alive()
                 elapsed = time.monotonic() - began
                 if elapsed > self.server.start_timeout_s:
                     raise faults.too_slow(self.log, self.server.start_timeout_s)
@@ -124,7 +139,7 @@ class VllmServer:
         """
         while True:
             look()
-            self._require_alive()
+            self.require_alive()
             time.sleep(POLL_S)
 
     def stop(self) -> None:
@@ -132,12 +147,18 @@ class VllmServer:
         self.process = None
         self._undo.close()
 
-    def _require_alive(self) -> None:
+    def require_alive(self) -> None:
+        """Check that the process lives.
+
+        Raises:
+            ServeError: it ended; with the root cause if its log has one.
+        """
         code = self.process.poll() if self.process is not None else None
         if self.process is None or code is not None:
             raise faults.died(self.log, code)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it is ready."""
         try:
             api.fetch(f"{self.base_url}/health", timeout_s=5)
             return bool(api.models(self.base_url, timeout_s=5))
@@ -145,16 +166,24 @@ class VllmServer:
             return False
 
 
-def _environment() -> dict[str, str]:
-    """Our environment without what TRL adds to it when it is imported: vLLM's log would hold errors only."""
+def environment() -> dict[str, str]:
+    """Our environment without what vLLM must not inherit.
+
+    TRL sets a level when it is imported with which vLLM's log would hold errors only; the size of the KV cache is ours
+    to say.
+    """
     found = dict(os.environ)
     if "trl" in sys.modules and found.get("VLLM_LOGGING_LEVEL") == "ERROR":
         del found["VLLM_LOGGING_LEVEL"]
+    found.pop(CPU_KV_CACHE_VARIABLE, None)
     return found
 
 
-def require_free_port(host: str, port: int) -> None:
+def require_free_port(host: str, port: int, *, setting: str = "server.port") -> None:
     """Check that a server can listen there.
+
+    Args:
+        setting: what the user would change.
 
     Raises:
         ServeError: it cannot.
@@ -168,12 +197,12 @@ def require_free_port(host: str, port: int) -> None:
         except OSError as error:
             raise ServeError(
                 f"{host}:{port}: got {error.strerror}, expected a free address to listen on",
-                hint=f"stop the program that listens there, or choose another port: server.port={port % 65535 + 1}",
+                hint=f"stop the program that listens there, or choose another port: {setting}={port % 65535 + 1}",
             ) from None
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def progress() -> Iterator[Callable[[str], None]]:
     """A function showing one changing line on a terminal, or a line now and then in a log file."""
     if sys.stderr.isatty():
         with console().status("") as status:
@@ -190,11 +219,15 @@ def _progress() -> Iterator[Callable[[str], None]]:
     yield show
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the server to end, then kill what is left of its process group; returns when it is gone."""
+def end(process: subprocess.Popen[bytes], *, grace_s: float = GRACE_S) -> None:
+    """Ask a process to end, then kill what is left of its group; returns when it is gone.
+
+    Args:
+        grace_s: how long it may take to end by itself.
+    """
     try:
         process.terminate()
-        until = time.monotonic() + GRACE_S
+        until = time.monotonic() + grace_s
         # WNOWAIT leaves the ended process in the table, so that its group's number is still ours to signal below.
         look = os.WEXITED | os.WNOHANG | os.WNOWAIT
         while (
@@ -208,7 +241,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
+def sigterm_as_exit() -> Iterator[None]:
     """Inside, SIGTERM raises SystemExit(143), so that `with` blocks end what they hold; only in the main thread."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield

@@ -12,7 +12,7 @@ from fgpipe import adapters_folder
 from fgpipe.config import Config
 from fgpipe.errors import FgpipeError, PublishError, ServeError
 from fgpipe.progress import say
-from fgpipe.serving import api, live
+from fgpipe.serving import live, replicas
 from fgpipe.serving.api import StrangerError, UnreachableError
 from fgpipe.serving.live import ServerStatus
 
@@ -46,8 +46,21 @@ class Report:
 
 
 def server_urls(config: Config) -> tuple[str, ...]:
-    """Addresses of the servers that answer with what is published here."""
-    return config.publish.servers or (api.address(config.server),)
+    """Addresses of the servers that answer with what is published here.
+
+    They are those of the configuration, and the replicas that one of these says were started together with it: nobody
+    need know how many there are to reach all of them.
+    """
+    named = config.publish.servers or replicas.addresses(config.server)
+    return tuple(dict.fromkeys([*named, *(url for one in named for url in _fellows(one))]))
+
+
+def _fellows(url: str) -> list[str]:
+    try:
+        found = live.status(url)
+    except ServeError:  # whoever is asked next says so in full
+        return []
+    return found.replicas() if found else []
 
 
 def running(config: Config, *, base: str | None = None) -> tuple[list[ServerStatus], list[str]]:

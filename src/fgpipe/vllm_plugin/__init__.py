@@ -21,6 +21,9 @@ ADAPTERS_VARIABLE = "FGPIPE_ADAPTERS"
 WATCH_VARIABLE = "FGPIPE_WATCH_S"
 """Seconds between two looks of the server itself at the pointers of names in use; unset or 0: it waits to be told."""
 
+PORTS_VARIABLE = "FGPIPE_REPLICA_PORTS"
+"""Ports of all servers that were started together with this one, its own included; separated by commas."""
+
 ADMIN_PREFIX = "/fgpipe"
 """What stands below it asks for the administration key, if the server has one."""
 

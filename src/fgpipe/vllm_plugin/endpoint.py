@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 
 from fgpipe.errors import PublishError
 from fgpipe.keys import refusal_to_listen
-from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, NAME, REFRESH_PATH, STATUS_PATH, WATCH_VARIABLE
+from fgpipe.vllm_plugin import ADAPTERS_VARIABLE, NAME, PORTS_VARIABLE, REFRESH_PATH, STATUS_PATH, WATCH_VARIABLE
 from fgpipe.vllm_plugin.catalogue import Catalogue
 
 
@@ -76,13 +76,15 @@ async def refresh(raw_request: Request) -> JSONResponse:
 async def status(raw_request: Request) -> JSONResponse:
     """Which version answers every name asked for so far, and where the adapters' weights are.
 
-    `slots` lists what is on the device, `memory` what is in memory, `evicted` what was loaded and had to make room.
+    `slots` lists what is on the device, `memory` what is in memory, `evicted` what was loaded and had to make room;
+    `ports` are those of the servers that were started together with this one.
     """
     catalogue = _catalogue(raw_request)
     if catalogue is None:
         return _no_folder()
     engine = catalogue.models.engine_client
     held = (await engine.collective_rpc("fgpipe_adapter_slots"))[0]
+    kv_cache_bytes = (await engine.collective_rpc("fgpipe_kv_cache_bytes"))[0]
     names = {request.lora_int_id: request.lora_name for request in catalogue.known.values()}
     limits = engine.vllm_config.lora_config
     return JSONResponse(
@@ -96,6 +98,8 @@ async def status(raw_request: Request) -> JSONResponse:
             "slots": _named(held["slots"], names),
             "memory": _named(held["memory"], names),
             "evicted": _named(sorted(set(names) - set(held["memory"])), names),
+            "kv_cache_bytes": kv_cache_bytes,
+            "ports": [int(port) for port in os.environ.get(PORTS_VARIABLE, "").split(",") if port],
         }
     )
 
