@@ -37,6 +37,24 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def watch_memory() -> None:
+    """Let `peak_bytes` count from here."""
+    if device() == "cuda":
+        import torch
+
+        torch.cuda.init()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_bytes() -> int | None:
+    """Most memory that this process's tensors took on the GPU at once since `watch_memory`; None on a CPU."""
+    if device() == "cpu":
+        return None
+    import torch
+
+    return int(torch.cuda.max_memory_allocated())
+
+
 def dtype_name(model: ModelConfig) -> str:
     """Number format of the frozen weights: "bfloat16" or "float32"; never float16, in which Gemma 3 overflows."""
     import torch

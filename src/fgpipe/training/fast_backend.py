@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,7 +40,9 @@ def fit(run: TrainingRun, folder: Path) -> list[dict[str, Any]]:
 
 def train_together(runs: Sequence[TrainingRun], listener: Listener) -> None:
     """Train all `runs`, which share a base, in one process; the listener hears of each."""
+    start = time.monotonic()
     keep_compiled()
+    base.watch_memory()
     from fgpipe.training.fast.bank import Bank, Layout
     from fgpipe.training.fast.engine import Engine, largest_that_fits
     from fgpipe.training.fast.gemma3 import take_base
@@ -53,8 +56,10 @@ def train_together(runs: Sequence[TrainingRun], listener: Listener) -> None:
         frozen = take_base(base.load_model(model, training=False), positions=shapes.longest_tokens)
         bank = Bank(Layout(model.shape, max(run.lora.r for run in runs)), slots, frozen.device)
         engine = Engine(frozen, bank, shapes)
+        loaded = time.monotonic()
         if engine.on_gpu:
             largest_that_fits(engine, lambda tokens: shapes_for(runs, slots=slots, tokens=tokens))
+            say(f"train: base loaded in {loaded - start:.1f} s, compiled in {time.monotonic() - loaded:.1f} s")
         Runner(engine, [Job(run) for run in runs], listener).run()
         engine.release()
 

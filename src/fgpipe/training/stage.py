@@ -135,9 +135,12 @@ def identity(data: FormattedDataset, run: TrainingRun) -> dict[str, Any]:
 
 
 def describe(draft: Draft, run: TrainingRun, log: Sequence[Mapping[str, Any]]) -> None:
-    """Leave plan, metrics and figures beside the adapter in the draft."""
+    """Leave plan, metrics and figures beside the adapter in the draft.
+
+    Beside the planned memory stands what was taken, by all adapters that were trained together until now.
+    """
     draft.unhashed |= {"metrics.jsonl", "plan.json"}  # speeds and the device: equal runs are equal adapters
-    store.write_json(draft.path / "plan.json", asdict(run.todo))
+    store.write_json(draft.path / "plan.json", {**asdict(run.todo), "peak_bytes": base.peak_bytes()})
     store.write_jsonl(draft.path / "metrics.jsonl", log)
     draft.numbers |= {
         "rows": run.todo.rows,

@@ -34,6 +34,7 @@ def fit(run: TrainingRun, folder: Path) -> list[dict[str, Any]]:
         say(f"train: resuming from step {resume.name.partition('-')[2]} of {run.todo.steps}")
     bar = Progress()
     metrics = Metrics(run.order, checkpoints.folder / "metrics.jsonl")
+    base.watch_memory()
     with quiet(), base.fast_float32(), contextlib.closing(bar):
         trainer = build_trainer(run)
         held_out = HeldOutLoss(run, trainer, metrics) if run.held_out is not None else None
