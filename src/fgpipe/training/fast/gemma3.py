@@ -106,8 +106,10 @@ def take_base(model: PreTrainedModel, *, positions: int) -> Base:
         layers.append(tuple(weight.detach() for weight in weights))
         windows.append(config.sliding_window if kind == "sliding_attention" else 0)
     rotations = {}
+    # Made anew: a model that was cast to bfloat16 has cast its frequencies too, and then turns far places wrongly.
+    rotary = type(inner.rotary_emb)(config=config).to(embedding.device)
     for kind in set(config.layer_types):
-        cosine, sine = inner.rotary_emb(embedding, place, kind)
+        cosine, sine = rotary(embedding, place, kind)
         rotations[kind] = (cosine[0].clone(), sine[0].clone())
     return Base(
         embedding=embedding,
