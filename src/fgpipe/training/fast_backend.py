@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,8 @@ def train_together(runs: Sequence[TrainingRun], listener: Listener) -> None:
         if engine.on_gpu:
             largest_that_fits(engine, lambda tokens: shapes_for(runs, slots=slots, tokens=tokens))
             say(f"train: base loaded in {loaded - start:.1f} s, compiled in {time.monotonic() - loaded:.1f} s")
-        Runner(engine, [Job(run) for run in runs], listener).run()
+        with ThreadPoolExecutor(1) as writer:
+            Runner(engine, [Job(run, writer) for run in runs], listener).run()
         engine.release()
 
 

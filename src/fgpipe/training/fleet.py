@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,6 @@ from fgpipe.errors import FgpipeError, TrainingError
 from fgpipe.training.run import TrainingRun
 
 if TYPE_CHECKING:
-    from multiprocessing.queues import Queue
-
     from torch import Tensor
 
     from fgpipe.training.fast.job import Job
@@ -62,19 +60,28 @@ def train_fleet(members: Sequence[Member], hear: Hear, *, devices: Sequence[str]
         _train(members, hear)
         return
     context = multiprocessing.get_context("spawn")
-    events: Queue[Event] = context.Queue()
-    shares = share_out(members, len(devices))
-    processes = []
-    for device, share in zip(devices, shares, strict=True):
-        process = context.Process(target=_train_on, args=(device, share, events), daemon=True)
-        process.start()
-        processes.append((process, share))
+    workers = []
     try:
-        _listen(processes, events, hear)
+        for device, share in zip(devices, share_out(members, len(devices)), strict=False):
+            # A pipe each: in a queue for all, one that is killed while it writes would keep the others from writing.
+            events, end = context.Pipe(duplex=False)
+            process = context.Process(target=_train_on, args=(device, share, end), daemon=True)
+            process.start()
+            end.close()
+            workers.append(_Worker(process, events, {member.run.name for member in share}))
+        _listen(workers, hear)
     finally:
-        for process, _ in processes:
-            process.terminate()
-            process.join()
+        for worker in workers:
+            worker.process.terminate()
+            worker.process.join()
+
+
+@dataclass
+class _Worker:
+    process: Any
+    events: Connection
+    open: set[str]
+    """Members of whom no end was heard."""
 
 
 def share_out(members: Sequence[Member], count: int) -> list[list[Member]]:
@@ -92,37 +99,38 @@ def _tokens(member: Member) -> float:
     return member.run.todo.tokens * member.run.todo.epochs
 
 
-def _listen(processes: Sequence[tuple[Any, Sequence[Member]]], events: Queue[Event], hear: Hear) -> None:
-    """Pass events on until every process has ended; members of one that died have failed."""
-    open_members = {member.run.name for _, share in processes for member in share}
-    while open_members:
-        try:
-            event = events.get(timeout=0.5)
-        except queue.Empty:
-            for process, share in processes:
-                left = [member.run.name for member in share if member.run.name in open_members]
-                if process.is_alive() or not left:
-                    continue
-                for name in left:
-                    open_members.discard(name)
-                    message = f"{name}: got the end of its process (status {process.exitcode}), expected an adapter"
+def _listen(workers: Sequence[_Worker], hear: Hear) -> None:
+    """Pass events on until every process has closed its pipe; members of one that died before their end have failed."""
+    left = {worker.events: worker for worker in workers}
+    while left:
+        for events in wait(list(left)):
+            worker = left[events]  # type: ignore[index]
+            try:
+                event: Event = worker.events.recv()
+            except EOFError:
+                del left[worker.events]
+                worker.process.join()
+                for name in sorted(worker.open):
+                    message = (
+                        f"{name}: got the end of its process (status {worker.process.exitcode}), expected an adapter"
+                    )
                     hear(Event(name, "failed", message=message, hint="run the fleet again: it goes on from there"))
-            continue
-        hear(event)
-        if event.kind in ("finished", "failed"):
-            open_members.discard(event.name)
+                continue
+            if event.name not in worker.open:
+                continue  # the process failed as a whole after this one was done
+            if event.kind in ("finished", "failed"):
+                worker.open.discard(event.name)
+            hear(event)
 
 
-def _train_on(device: str, members: Sequence[Member], events: Queue[Event]) -> None:
+def _train_on(device: str, members: Sequence[Member], events: Connection) -> None:
     """In a process of its own."""
     os.environ["CUDA_VISIBLE_DEVICES"] = device
     try:
-        _train(members, events.put)
+        _train(members, events.send)
     except FgpipeError as error:
         for member in members:
-            events.put(Event(member.run.name, "failed", message=error.message, hint=error.hint))
-    events.close()
-    events.join_thread()
+            events.send(Event(member.run.name, "failed", message=error.message, hint=error.hint))
 
 
 def _train(members: Sequence[Member], hear: Hear) -> None:

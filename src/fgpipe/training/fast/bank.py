@@ -96,11 +96,13 @@ class Bank:
         self.scales[slot] = lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r)
 
     def state(self, slot: int, lora: LoraConfig) -> dict[str, Tensor]:
-        """Weights and moments of a slot, on the CPU: all that another bank needs to go on."""
+        """Weights and moments of a slot, on the CPU: all that another bank needs to go on; one copy from the device."""
+        kept = self._kept()
+        flats = torch.stack([flat[slot] for flat in kept.values()]).cpu()
         return {
-            f"{prefix}{name}": matrix.cpu().contiguous()
-            for prefix, flat in self._kept().items()
-            for name, matrix in self.layout.views(flat[slot], lora.r).items()
+            f"{prefix}{name}": matrix.clone(memory_format=torch.contiguous_format)
+            for prefix, flat in zip(kept, flats, strict=True)
+            for name, matrix in self.layout.views(flat, lora.r).items()
             if name.split(".")[-3] in lora.target_modules
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,17 @@ PROGRESS = "progress.json"
 
 
 class Job:
-    """The progress of one `TrainingRun`; `step` counts finished optimizer steps."""
+    """The progress of one `TrainingRun`; `step` counts finished optimizer steps.
 
-    def __init__(self, run: TrainingRun) -> None:
+    Args:
+        run: what is trained.
+        writer: writes checkpoints meanwhile.
+    """
+
+    def __init__(self, run: TrainingRun, writer: Executor) -> None:
         self.run = run
+        self._writer = writer
+        self._writing: Future[None] | None = None
         self.rows = TokenRows(run.columns)
         self.held_out = TokenRows(run.held_out) if run.held_out is not None else None
         self.steps = run.todo.steps
@@ -43,6 +51,8 @@ class Job:
         self._queue: deque[MicroBatch] = deque()
         self._labels = 0
         self._loss_sum = 0.0
+        self._tokens = 0
+        self._planned_tokens: deque[int] = deque()
         self._since = (0, 0.0, 0)
         self.remaining_tokens = 0
 
@@ -63,8 +73,9 @@ class Job:
             state = load_file(found / STATE)
             say(f"{run.name}: resuming from step {self.step} of {self.steps}")
         self.history = HeldOut(run.config, self.log)
-        self._since = (self.step, time.monotonic(), run.order.tokens_until(self.step))
-        self.remaining_tokens = run.order.tokens_until(self.steps) - self._since[2]
+        self._tokens = run.order.tokens_until(self.step)
+        self._since = (self.step, time.monotonic(), self._tokens)
+        self.remaining_tokens = run.order.tokens_until(self.steps) - self._tokens
         run.checkpoints.folder.mkdir(parents=True, exist_ok=True)
         store.write_jsonl(self._metrics, self.log)
         return state
@@ -76,6 +87,7 @@ class Job:
             rows = self._epoch(epoch)[place]
             self._queue.extend(cut(rows, self.rows.lengths, self.rows.labels, shapes))
             self._labels = sum(self.rows.labels[row] for row in rows)
+            self._planned_tokens.append(sum(self.rows.lengths[row] for row in rows))
         return self._queue[0]
 
     def take(self, slot: int) -> tuple[Part, Update | None]:
@@ -95,6 +107,7 @@ class Job:
     def finish_step(self) -> None:
         """Take note that the step whose update `take` gave last has run."""
         self.step += 1
+        self._tokens += self._planned_tokens.popleft()
 
     def learning_rate(self, step: int) -> float:
         """At `step`, counted from 0."""
@@ -112,7 +125,7 @@ class Job:
 
     def line(self, grad_norm: float) -> dict[str, Any]:
         """The line of the log for the steps since the last one."""
-        step, now, tokens = self.step, time.monotonic(), self.run.order.tokens_until(self.step)
+        step, now, tokens = self.step, time.monotonic(), self._tokens
         before, since, tokens_before = self._since
         line = {
             "step": step,
@@ -144,12 +157,22 @@ class Job:
         return not self.done and self.step % self.run.config.checkpoint_every_steps == 0
 
     def save(self, state: dict[str, Tensor]) -> None:
-        """Write a checkpoint of the last finished step."""
-        folder = self.run.checkpoints.folder / f"checkpoint-{self.step}"
+        """Have a checkpoint of the last finished step written, while the steps go on."""
+        self.wait()
+        self._writing = self._writer.submit(self._save, state, self.step, list(self.log))
+
+    def wait(self) -> None:
+        """Until the last checkpoint is written; raises what kept it from being."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _save(self, state: dict[str, Tensor], step: int, log: list[dict[str, Any]]) -> None:
+        folder = self.run.checkpoints.folder / f"checkpoint-{step}"
         folder.mkdir(parents=True, exist_ok=True)
         save_file(state, folder / STATE)
-        store.write_json(folder / PROGRESS, {"step": self.step, "log": self.log})
-        self.run.checkpoints.mark(self.step)
+        store.write_json(folder / PROGRESS, {"step": step, "log": log})
+        self.run.checkpoints.mark(step)
 
     def result(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The adapter to keep, of its last weights and the best."""

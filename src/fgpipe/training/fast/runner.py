@@ -148,11 +148,13 @@ class Runner:
 
     def _finish(self, slot: int) -> None:
         job = self._seated.pop(slot)
+        job.wait()
         weights = weights_of(self._engine.bank.state(slot, job.run.lora))
         self._listener.finished(job, job.result(weights))
 
     def _fail(self, slot: int, report: Report) -> None:
         job = self._seated.pop(slot)
+        job.wait()
         self._engine.clear(slot)
         error = not_finite(report.bad_step, job.steps, loss=report.bad_loss, norm=report.bad_norm)
         self._listener.failed(job, error)
