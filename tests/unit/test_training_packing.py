@@ -140,6 +140,7 @@ def test_auto_takes_what_works(machine: Machine, lora: dict[str, float], train: 
     ("machine", "lora", "model", "named"),
     [
         (GPU, {"lora_dropout": 0.1}, {}, "lora.lora_dropout=0.1"),
+        (GPU, {"r": 256}, {}, "lora.r=256"),
         (GPU, {}, {"quantization": "nf4"}, "model.quantization=nf4"),
         (Machine("cuda", "float32", True, True, 1), {}, {}, "float32 on the GPU"),
         (Machine("cuda", "bfloat16", False, True, 1), {}, {}, "compute capability 8.0"),

@@ -8,6 +8,9 @@ from fgpipe.config import LoraConfig, ModelConfig, TrainConfig
 from fgpipe.errors import TrainingError
 from fgpipe.training.plan import Backend
 
+MOST_RANK = 128
+"""The largest that the GPU's kernels were compiled and run with."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -36,6 +39,8 @@ def obstacles(lora: LoraConfig, model: ModelConfig, config: TrainConfig, machine
         found.append("train.gradient_checkpointing=true: it fits its step to the memory instead")
     if machine.device == "cuda" and machine.dtype != "bfloat16":
         found.append(f"{machine.dtype} on the GPU: its attention needs bfloat16")
+    if machine.device == "cuda" and lora.r > MOST_RANK:
+        found.append(f"lora.r={lora.r}: its kernels take ranks to {MOST_RANK}")
     if machine.device == "cuda" and not machine.flash_attention:
         found.append("this GPU is older than compute capability 8.0")
     if machine.device == "cuda" and not machine.triton:
