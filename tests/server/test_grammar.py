@@ -60,6 +60,16 @@ def accepts(grammar: ToolGrammar, text: str) -> bool:
     return all(matching.accept_token(token) for token in ids) and matching.is_completed()
 
 
+@pytest.mark.parametrize("text", ["\x7f0", "a\x7f\x7ff", "\x01f", "\x850", "\u00e90", "\\x7f"])
+def test_odd_characters_before_hexadecimal_digits_are_read_as_themselves(text: str) -> None:
+    """An escape that goes on as long as there are digits would make another character of them."""
+    properties = {"code": {"type": "string", "enum": [text]}}
+    parameters = {"type": "object", "properties": properties, "required": ["code"]}
+    grammar = made([{"type": "function", "function": {"name": "say", "description": "Says", "parameters": parameters}}])
+    assert accepts(grammar, render_call(ToolCall(name="say", arguments={"code": text})))
+    assert not accepts(grammar, render_call(ToolCall(name="say", arguments={"code": f"{text}0"})))
+
+
 @given(cases())
 @settings(max_examples=300, deadline=None)
 def test_a_call_that_fits_its_schema_can_be_said_and_a_spoilt_one_cannot(case: Case) -> None:

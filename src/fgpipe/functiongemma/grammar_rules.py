@@ -61,7 +61,7 @@ def control(token: str) -> str:
 def literal(text: str) -> str:
     """`text` and nothing else."""
     # JSON's quoting but for characters beyond the BMP, which it would write as two.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\x7f")
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def free_text() -> str:
