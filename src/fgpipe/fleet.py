@@ -26,7 +26,9 @@ from fgpipe.fleet_view import FleetView
 from fgpipe.progress import say
 
 if TYPE_CHECKING:
-    from fgpipe.training.fleet import Event, Member
+    from fgpipe.training.choose import Machine
+    from fgpipe.training.fleet import Event
+    from fgpipe.training.run import TrainingRun
 
 EXAMPLE = "common: model=functiongemma-270m\nadapters:\n  sql: task=sql\n  short: task=sql lora.r=4 train.epochs=1"
 
@@ -41,7 +43,7 @@ class Entry:
     name: str
     config: Config
     state: str = "waiting"
-    """waiting, trained, unchanged, published or failed"""
+    """waiting, unchanged, trained, published or failed"""
     version: str = ""
     message: str = ""
     """Why it failed."""
@@ -174,16 +176,23 @@ def _format(config: Config) -> None:
 
 def train_all(entries: Sequence[Entry], *, force: bool) -> None:
     """Train together what is not up to date; whoever fails leaves the others alone."""
-    members: list[Member] = []
     for entry in entries:
-        if entry.state != "failed":
-            _attempt(entry, lambda entry=entry: _join(entry, members, force=force))  # type: ignore[misc]
-    if not members:
+        if entry.state == "waiting" and not force:
+            _attempt(entry, lambda entry=entry: _recognise(entry))  # type: ignore[misc]
+    outdated = [entry for entry in entries if entry.state == "waiting"]
+    if not outdated:
         return
+    from fgpipe.training.choose import this_machine
     from fgpipe.training.fleet import train_fleet
 
+    machine = this_machine(outdated[0].config.model)
+    runs: list[TrainingRun] = []
+    for entry in outdated:
+        _attempt(entry, lambda entry=entry: runs.append(_prepare(entry, machine)))  # type: ignore[misc]
+    if not runs:
+        return
     by_name = {entry.name: entry for entry in entries}
-    with FleetView([(member.run.name, member.run.todo) for member in members]) as view:
+    with FleetView([(run.name, run.todo) for run in runs]) as view:
 
         def hear(event: Event) -> None:
             view.hear(event)
@@ -192,32 +201,30 @@ def train_all(entries: Sequence[Entry], *, force: bool) -> None:
             elif event.kind == "finished":
                 by_name[event.name].state = "trained"
 
-        train_fleet(members, hear, devices=_devices())
+        train_fleet(runs, hear, devices=_devices())
 
 
-def _join(entry: Entry, members: list[Member], *, force: bool) -> None:
-    """Add an adapter to those to be trained, unless it is trained already."""
+def _recognise(entry: Entry) -> None:
+    """Note an adapter that is trained already."""
     from fgpipe.training import stage
-    from fgpipe.training.choose import require_fast, this_machine
-    from fgpipe.training.fleet import Member
 
     config = entry.config
-    out = config.run_folder / "train"
     data = pipeline.format_dataset(config)
-    identity = {
-        "config": stage.train_config(config.model, config.lora, config.train, seed=config.seed),
-        "inputs": stage.train_inputs(data, config.model),
-    }
-    if not force and artifacts.up_to_date(Adapter, out, **identity) is not None:
+    made_from = stage.identity(data, config.model, config.lora, config.train, seed=config.seed)
+    if artifacts.up_to_date(Adapter, config.run_folder / "train", **made_from) is not None:
         entry.state = "unchanged"
-        return
-    machine = this_machine(config.model)
+
+
+def _prepare(entry: Entry, machine: Machine) -> TrainingRun:
+    from fgpipe.training import stage
+    from fgpipe.training.choose import require_fast
+
+    config = entry.config
     require_fast(config.lora, config.model, config.train, machine)
-    run = stage.prepare(
-        data, config.model, config.lora, config.train, seed=config.seed, name=entry.name, out=out, machine=machine,
-        backend="fast",
+    return stage.prepare(
+        pipeline.format_dataset(config), config.model, config.lora, config.train, seed=config.seed, name=entry.name,
+        out=config.run_folder / "train", machine=machine, backend="fast",
     )  # fmt: skip
-    members.append(Member(run, identity, out))
 
 
 def _devices() -> list[str]:

@@ -99,15 +99,13 @@ def format_dataset(config: Config, *, force: bool = False) -> FormattedDataset:
 
 def train(config: Config, *, force: bool = False) -> Adapter:
     """Stage `train`."""
-    from fgpipe.models import base
     from fgpipe.training import stage
 
     data = format_dataset(config)
     return _current(
         Adapter,
         config.run_folder / "train",
-        config=stage.train_config(config.model, config.lora, config.train, seed=config.seed),
-        inputs={"data": data.fingerprint, "base": base.model_fingerprint(config.model)},
+        **stage.identity(data, config.model, config.lora, config.train, seed=config.seed),
         make=lambda out: stage.train(data, config.model, config.lora, config.train, seed=config.seed, out=out),
         force=force,
     )

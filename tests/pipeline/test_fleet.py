@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import torch
@@ -17,11 +16,12 @@ import tiny_random
 from fgpipe.artifacts import Adapter, FormattedDataset
 from fgpipe.config import LoraConfig, ModelConfig, TrainConfig
 from fgpipe.training import fast_backend, stage
-from fgpipe.training.choose import Machine
 from fgpipe.training.fast.engine import Engine
-from fgpipe.training.fleet import Event, Member, share_out, train_fleet
+from fgpipe.training.fleet import Event, share_out, train_fleet
+from fgpipe.training.run import TrainingRun
+from machines import CPU
 
-CPU = Machine(device="cpu", dtype="float32", flash_attention=False, triton=False, free_bytes=None)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SETTINGS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     # name: rows, LoRA, training
@@ -36,20 +36,6 @@ SETTINGS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads on a busy machine wait for each other far longer than these products take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base_model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
-    return tiny_random.save(tmp_path_factory.mktemp("base") / "model")
-
-
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[int, FormattedDataset]:
     folder = tmp_path_factory.mktemp("data")
@@ -57,21 +43,26 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[int, FormattedDat
     return {rows: tiny_random.formatted(folder / str(rows), tiny_random.toy_rows(rows)) for rows in counts}
 
 
-def member(name: str, datasets: dict[int, FormattedDataset], model: ModelConfig, folder: Path, **more: Any) -> Member:
-    rows, lora_settings, settings = SETTINGS[name]
-    defaults = {"batch_size": 8, "max_steps": 6, "log_every_steps": 1, "checkpoint_every_steps": 2}
-    lora, config = LoraConfig(**lora_settings), TrainConfig(**(defaults | settings | more))
-    out = folder / name / "train"
-    seed = len(name)
-    run = stage.prepare(datasets[rows], model, lora, config, seed=seed, name=name, out=out, machine=CPU, backend="fast")
-    identity = {
-        "config": stage.train_config(model, lora, config, seed=seed),
-        "inputs": stage.train_inputs(datasets[rows], model),
-    }
-    return Member(run, identity, out)
+class Made(Protocol):
+    """Prepares the adapter of SETTINGS by that name, its artefact in `folder`, some settings of training changed."""
+
+    def __call__(self, name: str, folder: Path, **more: Any) -> TrainingRun: ...
 
 
-def train(members: list[Member], devices: tuple[str, ...] = ()) -> dict[str, Event]:
+@pytest.fixture(scope="module")
+def made(datasets: dict[int, FormattedDataset], base_model: ModelConfig) -> Made:
+    def prepare(name: str, folder: Path, **more: Any) -> TrainingRun:
+        rows, lora, settings = SETTINGS[name]
+        defaults = {"batch_size": 8, "max_steps": 6, "log_every_steps": 1, "checkpoint_every_steps": 2}
+        return stage.prepare(
+            datasets[rows], base_model, LoraConfig(**lora), TrainConfig(**(defaults | settings | more)),
+            seed=len(name), name=name, out=folder / name / "train", machine=CPU, backend="fast",
+        )  # fmt: skip
+
+    return prepare
+
+
+def train(members: list[TrainingRun], devices: tuple[str, ...] = ()) -> dict[str, Event]:
     """Train together; each member's last event."""
     last: dict[str, Event] = {}
 
@@ -82,75 +73,70 @@ def train(members: list[Member], devices: tuple[str, ...] = ()) -> dict[str, Eve
     return last
 
 
-def weights(one: Member) -> dict[str, torch.Tensor]:
+def weights(one: TrainingRun) -> dict[str, torch.Tensor]:
     return load_file(one.out / "adapter_model.safetensors")
 
 
 @pytest.fixture(scope="module")
-def alone(
-    datasets: dict[int, FormattedDataset], base_model: ModelConfig, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, torch.Tensor]]:
+def alone(made: Made, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
     """Each adapter trained by itself."""
     torch.set_num_threads(1)
     folder, found = tmp_path_factory.mktemp("alone"), {}
     for name in SETTINGS:
-        one = member(name, datasets, base_model, folder)
+        one = made(name, folder)
         train([one])
         found[name] = weights(one)
     return found
 
 
-def assert_as_alone(members: list[Member], alone: dict[str, dict[str, torch.Tensor]]) -> None:
+def assert_as_alone(members: list[TrainingRun], alone: dict[str, dict[str, torch.Tensor]]) -> None:
     for one in members:
-        found, expected = weights(one), alone[one.run.name]
+        found, expected = weights(one), alone[one.name]
         assert found.keys() == expected.keys()
         for name, matrix in expected.items():
-            assert torch.allclose(found[name], matrix, rtol=0, atol=2e-5), (one.run.name, name)
+            assert torch.allclose(found[name], matrix, rtol=0, atol=2e-5), (one.name, name)
 
 
 def test_each_is_what_it_would_be_alone(
-    datasets: dict[int, FormattedDataset],
-    base_model: ModelConfig,
+    made: Made,
     alone: dict[str, dict[str, torch.Tensor]],
     tmp_path: Path,
 ) -> None:
     """Ranks, scales, modules, rates, schedules, clipping, batch sizes and lengths are each adapter's own."""
-    members = [member(name, datasets, base_model, tmp_path) for name in SETTINGS]
+    members = [made(name, tmp_path) for name in SETTINGS]
     last = train(members)
     assert {event.kind for event in last.values()} == {"finished"}
     assert_as_alone(members, alone)
     for one in members:
         artefact = Adapter.open(one.out)
         lines = [json.loads(line) for line in (one.out / "metrics.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in lines] == list(range(1, one.run.todo.steps + 1))
+        assert [line["step"] for line in lines] == list(range(1, one.todo.steps + 1))
         assert artefact.numbers["loss"] == lines[-1]["loss"]
-        assert not one.run.checkpoints.folder.exists()
+        assert not one.checkpoints.folder.exists()
 
 
 def test_waiting_adapters_enter_as_others_leave(
-    datasets: dict[int, FormattedDataset],
-    base_model: ModelConfig,
+    made: Made,
     alone: dict[str, dict[str, torch.Tensor]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A slot must keep nothing of the adapter that had it before: no weight, moment, step count or loss."""
     monkeypatch.setattr(fast_backend, "SLOTS", 3)
-    members = [member(name, datasets, base_model, tmp_path) for name in SETTINGS]
+    members = [made(name, tmp_path) for name in SETTINGS]
     train(members)
     assert_as_alone(members, alone)
 
 
 def test_passes_too_small_for_all(
-    datasets: dict[int, FormattedDataset],
-    base_model: ModelConfig,
+    made: Made,
     alone: dict[str, dict[str, torch.Tensor]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Little memory means several passes a step, at other times for each adapter; nothing else."""
     monkeypatch.setattr("fgpipe.training.plan.PASS_TOKENS", 768)
-    members = [member(name, datasets, base_model, tmp_path) for name in SETTINGS]
+    members = [made(name, tmp_path) for name in SETTINGS]
     train(members)
     assert_as_alone(members, alone)
 
@@ -158,16 +144,15 @@ def test_passes_too_small_for_all(
 @pytest.mark.parametrize("slots", [8, 2])
 def test_one_that_is_not_finite_stops_alone(
     slots: int,
-    datasets: dict[int, FormattedDataset],
-    base_model: ModelConfig,
+    made: Made,
     alone: dict[str, dict[str, torch.Tensor]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its NaN passes through the same tensors as everyone's tokens, and its slot goes to another."""
     monkeypatch.setattr(fast_backend, "SLOTS", slots)
-    poisoned = member("long", datasets, base_model, tmp_path, learning_rate=1e30, warmup_fraction=0.0)
-    others = [member(name, datasets, base_model, tmp_path) for name in SETTINGS if name != "long"]
+    poisoned = made("long", tmp_path, learning_rate=1e30, warmup_fraction=0.0)
+    others = [made(name, tmp_path) for name in SETTINGS if name != "long"]
     last = train([*others[:3], poisoned, *others[3:]])
     assert last["long"].kind == "failed"
     assert "expected finite numbers" in last["long"].message
@@ -176,15 +161,14 @@ def test_one_that_is_not_finite_stops_alone(
 
 
 def test_a_stopped_fleet_goes_on_to_the_same_end(
-    datasets: dict[int, FormattedDataset],
-    base_model: ModelConfig,
+    made: Made,
     alone: dict[str, dict[str, torch.Tensor]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whoever was done stays done; the others go on from their own checkpoints."""
-    members = [member(name, datasets, base_model, tmp_path) for name in SETTINGS]
+    members = [made(name, tmp_path) for name in SETTINGS]
     run, passes = Engine.run, []
 
     def stop_after_five(self: Any, packed: Any, updates: Any) -> None:
@@ -198,21 +182,20 @@ def test_a_stopped_fleet_goes_on_to_the_same_end(
         train(members)
     monkeypatch.undo()
     done = [one for one in members if one.out.exists()]
-    assert [one.run.name for one in done] == ["short"]
+    assert [one.name for one in done] == ["short"]
     train([one for one in members if one not in done])
     assert "wide: resuming from step 4 of 6" in capsys.readouterr().err
     assert_as_alone(members, alone)
 
 
 def test_an_adapter_begun_together_is_finished_alone(
-    datasets: dict[int, FormattedDataset],
-    base_model: ModelConfig,
+    made: Made,
     alone: dict[str, dict[str, torch.Tensor]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A checkpoint holds the adapter at its own rank, not the fleet's."""
-    members = [member(name, datasets, base_model, tmp_path) for name in ("narrow", "wide")]
+    members = [made(name, tmp_path) for name in ("narrow", "wide")]
     run = Engine.run
 
     def stop_in_step_five(self: Any, packed: Any, updates: Any) -> None:
@@ -229,24 +212,21 @@ def test_an_adapter_begun_together_is_finished_alone(
 
 
 def test_several_processes(
-    datasets: dict[int, FormattedDataset],
-    base_model: ModelConfig,
+    made: Made,
     alone: dict[str, dict[str, torch.Tensor]],
     tmp_path: Path,
 ) -> None:
     """On a host with several GPUs each trains a share; here two processes on the CPU."""
-    members = [member(name, datasets, base_model, tmp_path) for name in ("narrow", "wide", "rs", "short")]
+    members = [made(name, tmp_path) for name in ("narrow", "wide", "rs", "short")]
     last = train(members, devices=("", ""))
     assert {event.kind for event in last.values()} == {"finished"}
     assert_as_alone(members, alone)
 
 
-def test_a_process_that_dies_fails_its_adapters_alone(
-    datasets: dict[int, FormattedDataset], base_model: ModelConfig, tmp_path: Path
-) -> None:
+def test_a_process_that_dies_fails_its_adapters_alone(made: Made, tmp_path: Path) -> None:
     """A GPU may fall off the bus; what the other one trains must arrive."""
-    first = member("long", datasets, base_model, tmp_path, max_steps=4000)
-    second = member("narrow", datasets, base_model, tmp_path)
+    first = made("long", tmp_path, max_steps=4000)
+    second = made("narrow", tmp_path)
     last: dict[str, Event] = {}
 
     def hear(event: Event) -> None:
@@ -262,14 +242,24 @@ def test_a_process_that_dies_fails_its_adapters_alone(
     assert "status -9" in last["long"].message
 
 
-def test_shares_are_about_equal(datasets: dict[int, FormattedDataset], base_model: ModelConfig, tmp_path: Path) -> None:
+def test_shares_are_about_equal(made: Made, tmp_path: Path) -> None:
     """The slowest GPU decides when a fleet is done."""
-    members = [member(name, datasets, base_model, tmp_path) for name in SETTINGS]
+    members = [made(name, tmp_path) for name in SETTINGS]
     shares = share_out(members, 3)
-    assert sorted(one.run.name for share in shares for one in share) == sorted(SETTINGS)
-    tokens = [sum(one.run.todo.tokens * one.run.todo.epochs for one in share) for share in shares]
-    largest = max(one.run.todo.tokens * one.run.todo.epochs for one in members)
+    assert sorted(one.name for share in shares for one in share) == sorted(SETTINGS)
+    tokens = [sum(one.todo.tokens * one.todo.epochs for one in share) for share in shares]
+    largest = max(one.todo.tokens * one.todo.epochs for one in members)
     assert max(tokens) - min(tokens) <= largest
+
+
+def test_held_out_losses_are_heard(made: Made, tmp_path: Path) -> None:
+    """The table of a fleet has a column for them."""
+    heard = []
+    looks = {"evaluate_every_steps": 2, "log_every_steps": 3}
+    train_fleet([made("narrow", tmp_path, **looks)], heard.append, devices=())
+    lines = [event.line for event in heard if event.kind == "logged" and event.line is not None]
+    assert [line["step"] for line in lines if "held_out_loss" in line] == [2, 4, 6]
+    assert [line["step"] for line in lines if "loss" in line] == [3, 6]
 
 
 def test_early_stop_keeps_the_best_of_each(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,17 @@ from fgpipe.artifacts import Adapter, FormattedDataset
 from fgpipe.config import LoraConfig, ModelConfig, TrainConfig
 from fgpipe.errors import TrainingError
 from fgpipe.training import stage, trl_backend
-from fgpipe.training.choose import Machine
 from fgpipe.training.fast.engine import Engine
 from fgpipe.training.trainer import AdapterTrainer, Collator
+from machines import CPU
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BACKENDS = ("trl", "fast")
 LORA = LoraConfig(r=4, lora_alpha=8)
 QUICK = TrainConfig(
     backend="trl", batch_size=8, max_steps=7, learning_rate=1e-2, log_every_steps=1, checkpoint_every_steps=2
 )
-CPU = Machine(device="cpu", dtype="float32", flash_attention=False, triton=False, free_bytes=None)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads on a busy machine wait for each other far longer than these products take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base_model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
-    return tiny_random.save(tmp_path_factory.mktemp("base") / "model")
 
 
 @pytest.fixture(scope="module")

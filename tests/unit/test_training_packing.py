@@ -13,6 +13,7 @@ from fgpipe.training.choose import Machine, choose_backend
 from fgpipe.training.packing import Part, TokenRows, pack
 from fgpipe.training.schedule import learning_rate_factor
 from fgpipe.training.shapes import BLOCK, Ladder, cut, ladder
+from machines import CPU, GPU
 
 lengths_and_labels = st.lists(
     st.integers(2, 700).flatmap(lambda length: st.tuples(st.just(length), st.integers(1, length - 1))),
@@ -112,10 +113,6 @@ def test_schedules_are_those_of_transformers() -> None:
                 assert found == pytest.approx(optimizer.param_groups[0]["lr"])
                 optimizer.step()
                 schedule.step()
-
-
-GPU = Machine(device="cuda", dtype="bfloat16", flash_attention=True, triton=True, free_bytes=2**34)
-CPU = Machine(device="cpu", dtype="float32", flash_attention=False, triton=True, free_bytes=None)
 
 
 @pytest.mark.parametrize(

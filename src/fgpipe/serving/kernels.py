@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-from fgpipe.config import ModelShape
-from fgpipe.serving.memory import PACKED
+from fgpipe.config import INPUT_GROUPS, ModelShape
 
 Settings = Mapping[str, int | None]
 """Launch settings of one kernel, with vLLM's names."""
@@ -58,7 +57,7 @@ def products(shape: ModelShape, rank: int) -> list[Product]:
     """The distinct kernels that adapters in slots of `rank` run on a base of `shape`."""
     sizes = shape.linear_shapes()
     found: dict[tuple[Any, ...], Product] = {}
-    for group in PACKED:
+    for group in INPUT_GROUPS:
         outers = tuple(sizes[module][1] for module in group)
         inner = sizes[group[0]][0]
         for product in (

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from fgpipe.config import LINEAR_MODULES, VLLM_LORA_RANKS
+from fgpipe.config import INPUT_GROUPS, LINEAR_MODULES, VLLM_LORA_RANKS
 from fgpipe.serving.shapes import LINEAR_BYTES, BaseShape
 
 GIB = 2**30
@@ -34,9 +34,6 @@ GRAPH_BYTES, GRAPH_BYTES_WITH_LORA = 0.28 * GIB / (18 * 51), 0.48 * GIB / (18 * 
 SAMPLER_ROWS = 5
 """Rows of hidden_size a batched token that live beside the float32 logits at the peak: 0.35 GiB were measured, of which
 the logits are 0.25 (see above). The one coefficient that was fitted, to one point."""
-
-PACKED = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-"""Layers that vLLM merges, and so wraps for adapters together."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def lora_bytes(shape: BaseShape, settings: EngineSettings) -> int:
     """
     wanted = LINEAR_MODULES if settings.lora_modules is None else settings.lora_modules
     shapes = shape.sizes.linear_shapes()
-    layers = [shapes[module] for group in PACKED if set(group) & set(wanted) for module in group]
+    layers = [shapes[module] for group in INPUT_GROUPS if set(group) & set(wanted) for module in group]
     elements = shape.sizes.num_hidden_layers * sum(inner + outer for inner, outer in layers)
     if shape.family.embedding_slots and settings.lora_modules is None:
         elements += 2 * (shape.sizes.vocab_size + shape.sizes.hidden_size)  # both ends, even where they are tied

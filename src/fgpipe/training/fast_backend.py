@@ -11,13 +11,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgpipe import progress, store
+from fgpipe import progress
 from fgpipe.errors import TrainingError
 from fgpipe.models import base
 from fgpipe.progress import say
 from fgpipe.training.choose import this_machine
-from fgpipe.training.plan import fast_shapes, largest_step_tokens
-from fgpipe.training.run import TrainingRun
+from fgpipe.training.held_out import stopped_early
+from fgpipe.training.peft_files import peft_config, write_config
+from fgpipe.training.plan import fast_shapes
+from fgpipe.training.run import TrainingRun, labels_of
 from fgpipe.training.shapes import Ladder
 
 if TYPE_CHECKING:
@@ -75,13 +77,12 @@ def shapes_for(
 ) -> Ladder:
     """The shapes of passes for these runs, keeping to `tokens` a pass and to `free_bytes` of memory, if given."""
     lengths = [length for run in runs for length in run.order.lengths]
-    labels = [sum(mask[1:]) for run in runs for mask in run.columns["loss_mask"]]
+    labels = [count for run in runs for count in run.loss_tokens]
     for run in runs:
         if run.held_out is not None:
             lengths += [len(ids) for ids in run.held_out["input_ids"]]
-            labels += [sum(mask[1:]) for mask in run.held_out["loss_mask"]]
-    needed = sorted((largest_step_tokens(run.order, run.todo.steps) for run in runs), reverse=True)
-    wanted = sum(needed[:slots])
+            labels += labels_of(run.held_out)
+    wanted = sum(sorted((run.todo.largest_step_tokens for run in runs), reverse=True)[:slots])
     return fast_shapes(
         lengths,
         labels,
@@ -105,14 +106,7 @@ def save_adapter(weights: dict[str, Tensor], run: TrainingRun, folder: Path) -> 
     """Write a PEFT adapter, as the other back end does."""
     from safetensors.torch import save_file
 
-    from fgpipe.training.trl_backend import peft_config
-
-    config = peft_config(run.lora)
-    config.base_model_name_or_path, config.revision, config.inference_mode = run.model.id, run.model.revision, True
-    config.save_pretrained(folder)
-    written = store.read_json(folder / "adapter_config.json")
-    written["target_modules"] = sorted(written["target_modules"])
-    store.write_json(folder / "adapter_config.json", dict(sorted(written.items())))
+    write_config(peft_config(run.lora), folder, base_id=run.model.id, revision=run.model.revision)
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
@@ -144,6 +138,8 @@ class Alone:
     def logged(self, job: Job) -> None:
         """Show the figures of the last line."""
         line = job.log[-1]
+        if "loss" not in line:
+            return
         note = f"loss {line['loss']:.4f}  {line['tokens_per_s']:,.0f} tokens/s"
         self._bar.update(self._task, note=note)
         tenth = 10 * job.step // job.steps
@@ -154,8 +150,6 @@ class Alone:
     def finished(self, job: Job, weights: dict[str, Tensor]) -> None:
         """Write the adapter."""
         if job.stopped:
-            from fgpipe.training.held_out import stopped_early
-
             say(stopped_early(job.step, job.steps, job.history))
         self.log = job.log
         save_adapter(weights, self._run, self._folder)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgpipe.artifacts import Adapter, writing
@@ -21,18 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Member:
-    """An adapter of a fleet: how it is trained, and the artefact it becomes."""
-
-    run: TrainingRun
-    identity: dict[str, Any]
-    """Configuration and inputs of the artefact."""
-    out: Path
-
-
-@dataclass(frozen=True)
 class Event:
-    """What has happened to a member."""
+    """What has happened to an adapter."""
 
     name: str
     kind: str
@@ -48,27 +37,27 @@ class Event:
 Hear = Callable[[Event], None]
 
 
-def train_fleet(members: Sequence[Member], hear: Hear, *, devices: Sequence[str]) -> None:
-    """Train all members; what becomes of each is heard, and a member that fails leaves the others alone.
+def train_fleet(runs: Sequence[TrainingRun], hear: Hear, *, devices: Sequence[str]) -> None:
+    """Train all adapters; what becomes of each is heard, and one that fails leaves the others alone.
 
     Args:
-        members: they share a base.
+        runs: they share a base.
         hear: called in this process, one event at a time.
         devices: a process each, if there are several: values of CUDA_VISIBLE_DEVICES.
     """
     if len(devices) <= 1:
-        _train(members, hear)
+        _train(runs, hear)
         return
     context = multiprocessing.get_context("spawn")
     workers = []
     try:
-        for device, share in zip(devices, share_out(members, len(devices)), strict=False):
+        for device, share in zip(devices, share_out(runs, len(devices)), strict=False):
             # A pipe each: in a queue for all, one that is killed while it writes would keep the others from writing.
             events, end = context.Pipe(duplex=False)
             process = context.Process(target=_train_on, args=(device, share, end), daemon=True)
             process.start()
             end.close()
-            workers.append(_Worker(process, events, {member.run.name for member in share}))
+            workers.append(_Worker(process, events, {run.name for run in share}))
         _listen(workers, hear)
     finally:
         for worker in workers:
@@ -81,26 +70,26 @@ class _Worker:
     process: Any
     events: Connection
     open: set[str]
-    """Members of whom no end was heard."""
+    """Adapters of whom no end was heard."""
 
 
-def share_out(members: Sequence[Member], count: int) -> list[list[Member]]:
-    """`count` shares of about equal numbers of tokens: the largest member first, to the smallest share."""
-    shares: list[list[Member]] = [[] for _ in range(count)]
+def share_out(runs: Sequence[TrainingRun], count: int) -> list[list[TrainingRun]]:
+    """`count` shares of about equal numbers of tokens: the largest adapter first, to the smallest share."""
+    shares: list[list[TrainingRun]] = [[] for _ in range(count)]
     tokens = [0.0] * count
-    for member in sorted(members, key=_tokens, reverse=True):
+    for run in sorted(runs, key=_tokens, reverse=True):
         smallest = tokens.index(min(tokens))
-        shares[smallest].append(member)
-        tokens[smallest] += _tokens(member)
+        shares[smallest].append(run)
+        tokens[smallest] += _tokens(run)
     return [share for share in shares if share]
 
 
-def _tokens(member: Member) -> float:
-    return member.run.todo.tokens * member.run.todo.epochs
+def _tokens(run: TrainingRun) -> float:
+    return run.todo.tokens * run.todo.epochs
 
 
 def _listen(workers: Sequence[_Worker], hear: Hear) -> None:
-    """Pass events on until every process has closed its pipe; members of one that died before their end have failed."""
+    """Pass events on until every process has closed its pipe; whoever had no end by then has failed."""
     left = {worker.events: worker for worker in workers}
     while left:
         for events in wait(list(left)):
@@ -123,27 +112,26 @@ def _listen(workers: Sequence[_Worker], hear: Hear) -> None:
             hear(event)
 
 
-def _train_on(device: str, members: Sequence[Member], events: Connection) -> None:
+def _train_on(device: str, runs: Sequence[TrainingRun], events: Connection) -> None:
     """In a process of its own."""
     os.environ["CUDA_VISIBLE_DEVICES"] = device
     try:
-        _train(members, events.send)
+        _train(runs, events.send)
     except FgpipeError as error:
-        for member in members:
-            events.send(Event(member.run.name, "failed", message=error.message, hint=error.hint))
+        for run in runs:
+            events.send(Event(run.name, "failed", message=error.message, hint=error.hint))
 
 
-def _train(members: Sequence[Member], hear: Hear) -> None:
+def _train(runs: Sequence[TrainingRun], hear: Hear) -> None:
     from fgpipe.training import fast_backend
 
-    fast_backend.train_together([member.run for member in members], _Recorder(members, hear))
+    fast_backend.train_together(runs, _Recorder(hear))
 
 
 class _Recorder:
     """Writes what is finished, and tells of everything."""
 
-    def __init__(self, members: Sequence[Member], hear: Hear) -> None:
-        self._members = {member.run.name: member for member in members}
+    def __init__(self, hear: Hear) -> None:
         self._hear = hear
 
     def seated(self, job: Job) -> None:
@@ -159,11 +147,11 @@ class _Recorder:
         from fgpipe.training import stage
         from fgpipe.training.fast_backend import save_adapter
 
-        member = self._members[job.run.name]
-        with writing(Adapter, member.out, **member.identity) as draft:
-            save_adapter(weights, member.run, draft.path)
-            stage.describe(draft, member.run, job.log)
-        member.run.checkpoints.remove()
+        run = job.run
+        with writing(Adapter, run.out, **run.identity) as draft:
+            save_adapter(weights, run, draft.path)
+            stage.describe(draft, run, job.log)
+        run.checkpoints.remove()
         self._hear(Event(job.run.name, "finished", step=job.step))
 
     def failed(self, job: Job, error: TrainingError) -> None:

@@ -26,7 +26,6 @@ SCORES_BYTES = 2**30
 ADAM_BYTES = 16
 """A trained weight in float32, its gradient, and AdamW's two moments."""
 
-
 PASS_TOKENS = 32_768
 """Most tokens that the fast back end takes through the model at once; more gains 2 to 3 %."""
 
@@ -56,6 +55,8 @@ class TrainingPlan:
     backend: Backend = "trl"
     pass_tokens: int = 0
     """Fast back end: most tokens that go through the model at once."""
+    largest_step_tokens: int = 0
+    """Fast back end: tokens of the largest step of the run."""
 
     def lines(self) -> list[str]:
         """The plan as a person reads it."""
@@ -101,12 +102,10 @@ def plan(
     """
     steps = config.max_steps or math.ceil(config.epochs * order.steps_per_epoch)
     longest = max(order.lengths)
-    attention = choose_attention(model.shape, config, longest_row_tokens=longest, device=device)
-    memory = memory_bytes(model, lora, config, longest_row_tokens=longest, dtype=dtype, attention=attention)
-    padded, pass_tokens = order.padded_tokens(batch_size=config.batch_size), 0
+    largest = pass_tokens = 0
+    attention: Attention = "packed"
     if backend == "fast":
-        attention = "packed"
-        needed = largest_step_tokens(order, steps)
+        largest = largest_step_tokens(order, steps)
         shapes = fast_shapes(
             order.lengths,
             loss_tokens,
@@ -114,11 +113,15 @@ def plan(
             ranks=[lora.r],
             device=device,
             dtype=dtype,
-            tokens=needed,
+            tokens=largest,
             free_bytes=free_bytes,
         )
         memory = fast_memory_bytes(model.shape, shapes, rank=lora.r, dtype=dtype)
         padded, pass_tokens = packed_tokens(order, loss_tokens, shapes), shapes.largest.tokens
+    else:
+        attention = choose_attention(model.shape, config, longest_row_tokens=longest, device=device)
+        memory = memory_bytes(model, lora, config, longest_row_tokens=longest, dtype=dtype, attention=attention)
+        padded = order.padded_tokens(batch_size=config.batch_size)
     return TrainingPlan(
         rows=len(order.lengths),
         tokens=sum(order.lengths),
@@ -137,6 +140,7 @@ def plan(
         attention=attention,
         backend=backend,
         pass_tokens=pass_tokens,
+        largest_step_tokens=largest,
     )
 
 

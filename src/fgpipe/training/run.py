@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fgpipe.config import LoraConfig, ModelConfig, TrainConfig
@@ -25,13 +26,24 @@ class TrainingRun:
     """`id`, `input_ids` and `loss_mask` of the training rows."""
     held_out: Columns | None
     """The same of the held-out rows, if the loss on them is wanted."""
+    loss_tokens: tuple[int, ...]
+    """Labels of each training row."""
     order: RowOrder
     todo: TrainingPlan
     model: ModelConfig
     lora: LoraConfig
     config: TrainConfig
     seed: int
+    out: Path
+    """Where the artefact goes."""
+    identity: Mapping[str, Any]
+    """Configuration and inputs of the artefact."""
     checkpoints: Checkpoints
+
+
+def labels_of(columns: Columns) -> tuple[int, ...]:
+    """Labels of each row; the first token has nothing before it to be predicted from."""
+    return tuple(sum(mask[1:]) for mask in columns["loss_mask"])
 
 
 def not_finite(step: int, steps: int, *, loss: float, norm: float) -> TrainingError:

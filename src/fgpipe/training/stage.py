@@ -17,7 +17,7 @@ from fgpipe.training.checkpoints import Checkpoints
 from fgpipe.training.choose import Machine, choose_backend, this_machine
 from fgpipe.training.order import RowOrder
 from fgpipe.training.plan import Backend, plan
-from fgpipe.training.run import Columns, TrainingRun
+from fgpipe.training.run import Columns, TrainingRun, labels_of
 
 WITHOUT_EFFECT = frozenset({"log_every_steps", "checkpoint_every_steps", "keep_checkpoints"})
 """Settings of `train` that do not change the adapter."""
@@ -33,9 +33,14 @@ def train_config(model: ModelConfig, lora: LoraConfig, config: TrainConfig, *, s
     }
 
 
-def train_inputs(data: FormattedDataset, model: ModelConfig) -> dict[str, str]:
-    """Fingerprints of what the adapter is made from."""
-    return {"data": data.fingerprint, "base": base.model_fingerprint(model)}
+def identity(
+    data: FormattedDataset, model: ModelConfig, lora: LoraConfig, config: TrainConfig, *, seed: int
+) -> dict[str, Any]:
+    """Configuration and inputs of the artefact: what decides whether it is up to date."""
+    return {
+        "config": train_config(model, lora, config, seed=seed),
+        "inputs": {"data": data.fingerprint, "base": base.model_fingerprint(model)},
+    }
 
 
 def train(
@@ -57,7 +62,7 @@ def train(
     say(f"train: backend {backend} ({reason})")
     for line in run.todo.lines():
         say(line)
-    with writing(Adapter, out, **identity(data, run)) as draft:
+    with writing(Adapter, out, **run.identity) as draft:
         if backend == "fast":
             from fgpipe.training import fast_backend
 
@@ -98,9 +103,10 @@ def prepare(
         rows_per_step=config.batch_size * config.gradient_accumulation,
         seed=seed,
     )
+    loss_tokens = labels_of(columns)
     todo = plan(
         order,
-        [sum(mask[1:]) for mask in columns["loss_mask"]],
+        loss_tokens,
         model,
         lora,
         config,
@@ -109,29 +115,25 @@ def prepare(
         backend=backend,
         free_bytes=machine.free_bytes,
     )
-    key = artifacts.key(Adapter, config=train_config(model, lora, config, seed=seed), inputs=train_inputs(data, model))
+    made_from = identity(data, model, lora, config, seed=seed)
+    key = artifacts.key(Adapter, **made_from)
     return TrainingRun(
         name=name,
         columns=columns,
         held_out=held_out,
+        loss_tokens=loss_tokens,
         order=order,
         todo=todo,
         model=model,
         lora=lora,
         config=config,
         seed=seed,
+        out=out,
+        identity=made_from,
         checkpoints=Checkpoints(
             out.with_name(f"{out.name}.checkpoints"), key=f"{key}/{backend}", keep=config.keep_checkpoints
         ),
     )
-
-
-def identity(data: FormattedDataset, run: TrainingRun) -> dict[str, Any]:
-    """Configuration and inputs of the artefact that `run` makes."""
-    return {
-        "config": train_config(run.model, run.lora, run.config, seed=run.seed),
-        "inputs": train_inputs(data, run.model),
-    }
 
 
 def describe(draft: Draft, run: TrainingRun, log: Sequence[Mapping[str, Any]]) -> None:

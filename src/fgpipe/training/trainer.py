@@ -15,6 +15,7 @@ from trl import SFTTrainer  # noqa: TID253
 
 from fgpipe.training.loss import completion_loss
 from fgpipe.training.order import RowOrder
+from fgpipe.training.peft_files import write_config
 from fgpipe.training.run import Columns, not_finite
 
 IGNORED = -100
@@ -145,12 +146,7 @@ class Collator:
 
 def save_adapter(model: Any, folder: Path, *, base_id: str, revision: str | None) -> None:
     """Write a PEFT adapter of trained weights alone: `adapter_model.safetensors` and a plain `adapter_config.json`."""
-    from fgpipe import store
-
     (config,) = model.peft_config.values()
-    config.base_model_name_or_path, config.revision = base_id, revision
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
-    written = store.read_json(folder / "adapter_config.json")
-    written["target_modules"] = sorted(written["target_modules"])
-    store.write_json(folder / "adapter_config.json", dict(sorted(written.items())))
+    write_config(config, folder, base_id=base_id, revision=revision)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgpipe.config import LoraConfig, TrainConfig
+from fgpipe.config import TrainConfig
 from fgpipe.models import base
 from fgpipe.progress import say
+from fgpipe.training.peft_files import peft_config
 from fgpipe.training.plan import TrainingPlan
 from fgpipe.training.run import TrainingRun
 
@@ -109,21 +110,6 @@ def trainer_arguments(config: TrainConfig, todo: TrainingPlan, *, seed: int, fol
     # One GPU trains one adapter; with several visible the trainer would wrap the model in DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def peft_config(lora: LoraConfig) -> Any:
-    """PEFT's `LoraConfig` for our settings."""
-    from peft import LoraConfig as PeftLoraConfig
-
-    return PeftLoraConfig(
-        r=lora.r,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=lora.lora_dropout,
-        use_rslora=lora.use_rslora,
-        target_modules=sorted(lora.target_modules),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
 
 
 @contextlib.contextmanager

@@ -13,10 +13,7 @@ from dataclasses import dataclass
 import torch  # noqa: TID253
 from torch import Tensor  # noqa: TID253
 
-from fgpipe.config import LoraConfig, ModelShape
-
-GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-"""Linear layers with the same input: their A's are one matrix."""
+from fgpipe.config import INPUT_GROUPS, LoraConfig, ModelShape
 
 BLOCK_OF = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn") | dict.fromkeys(
     ("gate_proj", "up_proj", "down_proj"), "mlp"
@@ -35,7 +32,7 @@ class Layout:
         """(module, "A" or "B") -> shape: A is (rank, in), B is (out, rank); in the order they lie in a layer."""
         linear = self.shape.linear_shapes()
         found: dict[tuple[str, str], tuple[int, int]] = {}
-        for group in GROUPS:
+        for group in INPUT_GROUPS:
             found |= {(module, "A"): (self.rank, linear[module][0]) for module in group}
             found |= {(module, "B"): (linear[module][1], self.rank) for module in group}
         return found
@@ -43,7 +40,7 @@ class Layout:
     def split_sizes(self) -> list[int]:
         """Cuts a layer's weights into one A a group and one B a module: A, B, B, B, A, B, A, B, B, A, B."""
         sizes = []
-        for group in GROUPS:
+        for group in INPUT_GROUPS:
             shapes = [self.matrices()[module, kind] for kind in "AB" for module in group]
             sizes.append(sum(rows * columns for rows, columns in shapes[: len(group)]))
             sizes += [rows * columns for rows, columns in shapes[len(group) :]]
@@ -59,14 +56,18 @@ class Layout:
 
     def views(self, flat: Tensor, rank: int) -> dict[str, Tensor]:
         """PEFT's name of each matrix -> its part of `flat` (size,) at `rank`, sharing memory."""
-        found, start = {}, 0
+        found, start, matrices = {}, 0, self.matrices()
         for layer in range(self.shape.num_hidden_layers):
-            for (module, kind), (rows, columns) in self.matrices().items():
+            for (module, kind), (rows, columns) in matrices.items():
                 matrix = flat[start : start + rows * columns].view(rows, columns)
                 start += rows * columns
-                name = f"base_model.model.model.layers.{layer}.{BLOCK_OF[module]}.{module}.lora_{kind}.weight"
-                found[name] = matrix[:rank] if kind == "A" else matrix[:, :rank]
+                found[_name(layer, module, kind)] = matrix[:rank] if kind == "A" else matrix[:, :rank]
         return found
+
+
+def _name(layer: int, module: str, kind: str) -> str:
+    """PEFT's, of A or B."""
+    return f"base_model.model.model.layers.{layer}.{BLOCK_OF[module]}.{module}.lora_{kind}.weight"
 
 
 class Bank:
@@ -85,10 +86,14 @@ class Bank:
         """(slots, layer size) each, sharing memory with `values`."""
         self.leaf_gradients = [self.gradients[:, start : start + size] for start in starts]
 
-    def seat(self, slot: int, state: Mapping[str, Tensor], lora: LoraConfig) -> None:
-        """Put an adapter into a slot: `state` as `initial_state` or `state` returns it."""
+    def clear(self, slot: int) -> None:
+        """Leave nothing of the adapter in a slot."""
         for flat in (self.values, self.gradients, self.exp_avg, self.exp_avg_sq):
             flat[slot].zero_()
+
+    def seat(self, slot: int, state: Mapping[str, Tensor], lora: LoraConfig) -> None:
+        """Put an adapter into a slot: `state` as `initial_state` or `state` returns it."""
+        self.clear(slot)
         for prefix, flat in self._kept().items():
             for name, matrix in self.layout.views(flat[slot], lora.r).items():
                 if f"{prefix}{name}" in state:
@@ -129,6 +134,5 @@ def initial_state(shape: ModelShape, lora: LoraConfig, *, seed: int) -> dict[str
             a, b = torch.empty(lora.r, inputs), torch.empty(outputs, lora.r)
             for matrix in (a, b, a):
                 torch.nn.init.kaiming_uniform_(matrix, a=math.sqrt(5), generator=source)
-            name = f"base_model.model.model.layers.{layer}.{BLOCK_OF[module]}.{module}"
-            state |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": torch.zeros(outputs, lora.r)}
+            state |= {_name(layer, module, "A"): a, _name(layer, module, "B"): torch.zeros(outputs, lora.r)}
     return state

@@ -137,8 +137,7 @@ class Engine:
 
     def clear(self, slot: int) -> None:
         """Empty a slot whose adapter has failed: what is not finite must not stay."""
-        for flat in (self.bank.values, self.bank.gradients, self.bank.exp_avg, self.bank.exp_avg_sq):
-            flat[slot].zero_()
+        self.bank.clear(slot)
         self.reset(slot)
 
     def held_out_loss(self, parts: Sequence[Part]) -> float:

@@ -15,15 +15,16 @@ import torch  # noqa: TID253
 import triton
 from torch import Tensor  # noqa: TID253
 
+from fgpipe.config import INPUT_GROUPS
 from fgpipe.training.fast import kernels
 from fgpipe.training.fast.attention import packed_attention, packed_attention_backward
-from fgpipe.training.fast.bank import GROUPS, Bank
+from fgpipe.training.fast.bank import Bank
 
 if TYPE_CHECKING:
     from fgpipe.training.fast.gemma3 import Base, Batch, Sizes
 
 QKV, OUTPUT, GATE_UP, DOWN = range(4)
-"""Groups of linear layers, as in `bank.GROUPS`."""
+"""Groups of linear layers, as in `config.INPUT_GROUPS`."""
 
 FEW_TOKENS = 6144
 """Up to here programs take fewer rows and columns, so that there are some for every multiprocessor; above it larger
@@ -76,9 +77,9 @@ class FusedLayers:
         self.sizes = sizes
         self.longest = longest
         self.rank = bank.layout.rank
-        self.ranks = [len(group) * self.rank for group in GROUPS]
+        self.ranks = [len(group) * self.rank for group in INPUT_GROUPS]
         starts = list(itertools.accumulate(sizes.splits, initial=0))
-        first = list(itertools.accumulate((1 + len(group) for group in GROUPS), initial=0))
+        first = list(itertools.accumulate((1 + len(group) for group in INPUT_GROUPS), initial=0))
         self.offsets = [(starts[place], starts[place + 1]) for place in first[:-1]]
         """Of A and B in a layer's weights, by group."""
 

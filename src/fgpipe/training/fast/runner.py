@@ -130,6 +130,7 @@ class Runner:
         if job.evaluates_now():
             loss = self._held_out_loss(slot, job)
             job.observe(loss, weights_of(bank.state(slot, job.run.lora)))
+            self._listener.logged(job)
         if job.logs_now():
             job.line(report.grad_norm)
             self._listener.logged(job)
