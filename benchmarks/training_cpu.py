@@ -32,7 +32,7 @@ from fgpipe.training import fast_backend, trl_backend  # noqa: E402
 from fgpipe.training.checkpoints import Checkpoints  # noqa: E402
 from fgpipe.training.order import RowOrder  # noqa: E402
 from fgpipe.training.plan import Backend, plan  # noqa: E402
-from fgpipe.training.run import TrainingRun  # noqa: E402
+from fgpipe.training.run import TrainingRun, labels_of  # noqa: E402
 
 Columns = dict[str, list[Any]]
 
@@ -139,9 +139,10 @@ def fgpipe(columns: Columns, config: Config, backend: Backend) -> float:
     """Tokens/s of the train stage."""
     train = config.train
     order = RowOrder(tuple(len(ids) for ids in columns["input_ids"]), train.batch_size, seed=0)
+    loss_tokens = labels_of(columns)
     todo = plan(
         order,
-        [sum(mask[1:]) for mask in columns["loss_mask"]],
+        loss_tokens,
         config.model,
         config.lora,
         train,
@@ -151,7 +152,19 @@ def fgpipe(columns: Columns, config: Config, backend: Backend) -> float:
     )
     with tempfile.TemporaryDirectory() as folder:
         run = TrainingRun(
-            "cpu", columns, None, order, todo, config.model, config.lora, train, 0, Checkpoints(Path(folder), "", 1)
+            name="cpu",
+            columns=columns,
+            held_out=None,
+            loss_tokens=loss_tokens,
+            order=order,
+            todo=todo,
+            model=config.model,
+            lora=config.lora,
+            config=train,
+            seed=0,
+            out=Path(folder) / "train",
+            identity={},
+            checkpoints=Checkpoints(Path(folder), key="", keep=1),
         )
         clock = Clock()
         if backend == "fast":
