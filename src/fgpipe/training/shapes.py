@@ -13,11 +13,15 @@ from functools import cached_property
 BLOCK = 256
 """Tokens that share an adapter. An adapter's last block of a step is half empty on average."""
 
-LADDER_RATIO = 1.25
-"""From one number of blocks to the next: a tenth of a step is empty on average; ten numbers span a factor of nine."""
+LADDER_RATIO = 1.1
+"""From one number of blocks to the next: 4 % of a step are empty on average, and with 1.25 it was 10 %. A run that sees
+30 shapes captures 30 graphs."""
 
 LABEL_BLOCK = 128
-"""The smallest number of label rows provided for; the next are each half as many again."""
+"""The smallest number of label rows provided for."""
+
+LABEL_RATIO = 1.25
+"""From one to the next."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Ladder:
     @cached_property
     def labels(self) -> list[int]:
         """Numbers of label rows, rising."""
-        return _rising(LABEL_BLOCK, self.largest_labels, 1.5)
+        return _rising(LABEL_BLOCK, self.largest_labels, LABEL_RATIO)
 
     @property
     def largest(self) -> Shape:

@@ -100,19 +100,56 @@ class Bank:
                     matrix.copy_(state[f"{prefix}{name}"])
         self.scales[slot] = lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r)
 
-    def state(self, slot: int, lora: LoraConfig) -> dict[str, Tensor]:
-        """Weights and moments of a slot, on the CPU: all that another bank needs to go on; one copy from the device."""
+    def copy(self, slot: int) -> Copy:
+        """Weights and moments of a slot as they are now, on their way to the CPU; it does not wait for the device."""
         kept = self._kept()
-        flats = torch.stack([flat[slot] for flat in kept.values()]).cpu()
+        flats = _on_the_host(len(kept), self.layout.size(), pinned=self.values.is_cuda)
+        for row, flat in zip(flats, kept.values(), strict=True):
+            row.copy_(flat[slot], non_blocking=True)
+        arrived = None
+        if self.values.is_cuda:
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return Copy(self.layout, tuple(kept), flats, arrived)
+
+    def state(self, slot: int, lora: LoraConfig) -> dict[str, Tensor]:
+        """Weights and moments of a slot, on the CPU: all that another bank needs to go on."""
+        return self.copy(slot).state(lora)
+
+    def _kept(self) -> dict[str, Tensor]:
+        return {"": self.values, "exp_avg.": self.exp_avg, "exp_avg_sq.": self.exp_avg_sq}
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What a slot held at one moment."""
+
+    layout: Layout
+    prefixes: tuple[str, ...]
+    """What stands before the names of each row of `flats`."""
+    flats: Tensor
+    """(len(prefixes), layout.size()), on the CPU"""
+    arrived: torch.cuda.Event | None
+    """When `flats` is all there; None: it is."""
+
+    def state(self, lora: LoraConfig) -> dict[str, Tensor]:
+        """The matrices by PEFT's names; waits until they are there."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
         return {
-            f"{prefix}{name}": matrix.clone(memory_format=torch.contiguous_format)
-            for prefix, flat in zip(kept, flats, strict=True)
+            f"{prefix}{name}": matrix.contiguous()
+            for prefix, flat in zip(self.prefixes, self.flats, strict=True)
             for name, matrix in self.layout.views(flat, lora.r).items()
             if name.split(".")[-3] in lora.target_modules
         }
 
-    def _kept(self) -> dict[str, Tensor]:
-        return {"": self.values, "exp_avg.": self.exp_avg, "exp_avg_sq.": self.exp_avg_sq}
+
+def _on_the_host(*size: int, pinned: bool) -> Tensor:
+    """An empty float32 tensor, in pinned memory if it may have some: a copy to other memory waits for the device."""
+    try:
+        return torch.empty(size, pin_memory=pinned)
+    except RuntimeError:  # under WSL and in containers there may be little of it
+        return torch.empty(size)
 
 
 def weights_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

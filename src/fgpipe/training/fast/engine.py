@@ -67,7 +67,9 @@ class Engine:
         self.reports = torch.zeros(len(fields(Report)), bank.slots, device=base.device)
         self._optimise: Callable[..., None] = torch.compile(optimise) if self.on_gpu else optimise
         self._graphs: dict[Shape, Captured] = {}
-        self._pool: tuple[int, int] | None = None
+        self._stream = torch.cuda.Stream() if self.on_gpu else None
+        self._memory: torch.cuda.MemPool | None = None
+        """Of all graphs and of the passes that warm them up: two never run at the same time."""
         self._pending: list[torch.cuda.Event] = []
 
     def pack(self, parts: Sequence[Part]) -> Packed:
@@ -103,25 +105,29 @@ class Engine:
         Raises:
             torch.OutOfMemoryError: it does not fit.
         """
+        assert self._stream is not None
         empty = pack([], shape, self.shapes)
         captured = Captured(*self._tensors(empty, control_rows({}, self.bank.slots)))
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                self._step(captured.batch, captured.controls)
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(captured.graph, pool=self._pool):
+        torch.cuda.empty_cache()  # the pool takes no memory from what others have left
+        self._memory = self._memory or torch.cuda.MemPool()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._memory):
             self._step(captured.batch, captured.controls)
-        self._pool = captured.graph.pool()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        # Thread by thread: the one that writes checkpoints may wait for the device meanwhile.
+        with torch.cuda.graph(
+            captured.graph, pool=self._memory.id, stream=self._stream, capture_error_mode="thread_local"
+        ):
+            self._step(captured.batch, captured.controls)
         self._graphs[shape] = captured
 
     def release(self) -> None:
         """Forget all graphs and what they hold."""
-        self._graphs.clear()
-        self._pool = None
         if self.on_gpu:
             torch.cuda.synchronize()
+        self._graphs.clear()
+        self._memory = None
+        if self.on_gpu:
             torch.cuda.empty_cache()
 
     def take_reports(self) -> list[Report]:

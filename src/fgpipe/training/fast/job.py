@@ -14,7 +14,7 @@ from torch import Tensor  # noqa: TID253
 
 from fgpipe import store
 from fgpipe.progress import say
-from fgpipe.training.fast.bank import initial_state
+from fgpipe.training.fast.bank import Copy, initial_state
 from fgpipe.training.fast.engine import Update
 from fgpipe.training.held_out import HeldOut, is_due
 from fgpipe.training.packing import Part, TokenRows
@@ -156,10 +156,10 @@ class Job:
         """Whether a checkpoint is due after the last finished step."""
         return not self.done and self.step % self.run.config.checkpoint_every_steps == 0
 
-    def save(self, state: dict[str, Tensor]) -> None:
+    def save(self, copy: Copy) -> None:
         """Have a checkpoint of the last finished step written, while the steps go on."""
         self.wait()
-        self._writing = self._writer.submit(self._save, state, self.step, list(self.log))
+        self._writing = self._writer.submit(self._save, copy, self.step, list(self.log))
 
     def wait(self) -> None:
         """Until the last checkpoint is written; raises what kept it from being."""
@@ -167,10 +167,10 @@ class Job:
             writing, self._writing = self._writing, None
             writing.result()
 
-    def _save(self, state: dict[str, Tensor], step: int, log: list[dict[str, Any]]) -> None:
+    def _save(self, copy: Copy, step: int, log: list[dict[str, Any]]) -> None:
         folder = self.run.checkpoints.folder / f"checkpoint-{step}"
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, folder / STATE)
+        save_file(copy.state(self.run.lora), folder / STATE)
         store.write_json(folder / PROGRESS, {"step": step, "log": log})
         self.run.checkpoints.mark(step)
 

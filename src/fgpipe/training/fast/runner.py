@@ -112,7 +112,7 @@ class Runner:
 
     @staticmethod
     def _changes_what_follows(job: Job) -> bool:
-        return job.evaluates_now() or job.saves_now() or job.done
+        return job.evaluates_now() or job.done
 
     def _hear(self, slots: list[int]) -> None:
         """Take the reports of all, and do what is due for the jobs in `slots`."""
@@ -137,7 +137,7 @@ class Runner:
         if job.done:
             self._finish(slot)
         elif job.saves_now():
-            job.save(bank.state(slot, job.run.lora))
+            job.save(bank.copy(slot))
 
     def _held_out_loss(self, slot: int, job: Job) -> float:
         rows = job.held_out
