@@ -361,7 +361,8 @@ def _draw_breakdown(axes: Any, part: Found) -> bool:
         axes.text(left, state + " compile cache", f" {left:.0f} s", va="center", fontsize=9)
     if states:
         axes.set_xlabel(f"seconds from the command to {part[states[0]]['published']} published versions")
-        axes.legend(fontsize=8)
+        axes.set_xlim(right=1.35 * max(part[state]["command_s"] for state in states))  # room for the legend
+        axes.legend(fontsize=8, loc="center right")
     return bool(states)
 
 

@@ -1,9 +1,9 @@
 """What one vLLM engine takes of a GPU's memory, part by part: arithmetic on sizes, without torch or vLLM.
 
 Weights, adapter slots and KV cache follow vLLM 0.32's own allocation and are compared with it, byte for byte, on its
-CPU build. The rest was measured once: vLLM 0.26.0 on one H200 with FunctionGemma's shape (18 layers, hidden 640,
-vocabulary 262,144), bfloat16, `max_num_seqs` 256, `max_num_batched_tokens` 16,384. How it grows with other settings is
-an estimate, and 0.32's GPU build was not measured. docs/results.md has the comparison.
+CPU build. The rest was measured twice, with FunctionGemma's shape (18 layers, hidden 640, vocabulary 262,144) in
+bfloat16, `max_num_seqs` 256: vLLM 0.26.0 on an H200 with `max_num_batched_tokens` 16,384, vLLM 0.32.0 on an H100 with
+8,192. How it grows with other settings is an estimate. docs/results.md has the comparison.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ GIB = 2**30
 GPU_BLOCK_TOKENS, CPU_BLOCK_TOKENS = 16, 128
 """Tokens in a block of the KV cache: vLLM's defaults (`CacheConfig.DEFAULT_BLOCK_SIZE`, `CpuPlatform`)."""
 
-OTHER_BYTES = round(0.22 * GIB)
-"""Outside torch's allocator after profiling: libraries' workspaces. Measured, see above."""
+OTHER_BYTES = round(0.56 * GIB)
+"""Outside torch's allocator after profiling: libraries' workspaces. Measured with 0.32.0, see above; it was 0.22 with
+0.26.0."""
 
 CONTEXT_BYTES = round(0.5 * GIB)
 """A process's CUDA context. vLLM looks at the free memory after it was made (`Worker.init_device`), so it comes on top
-of the share that `gpu_memory_utilization` gives. An assumption: it was not measured."""
+of the share that `gpu_memory_utilization` gives. An assumption; with it the sum was 1 % off nvidia-smi's on an H100."""
 
 GRAPH_BYTES, GRAPH_BYTES_WITH_LORA = 0.28 * GIB / (18 * 51), 0.48 * GIB / (18 * 51)
 """CUDA graphs, a layer and captured batch size: 0.28 GiB without and 0.48 GiB with LoRA for 18 layers and 51 sizes
-(measured, see above; with LoRA vLLM captures every size twice). Proportionality to layers is an estimate."""
+(measured with 0.26.0; 0.32.0 set 0.47 aside; with LoRA vLLM captures every size twice). Proportionality to layers is an
+estimate."""
 
 SAMPLER_ROWS = 5
 """Rows of hidden_size a batched token that live beside the float32 logits at the peak: 0.35 GiB were measured, of which
