@@ -163,11 +163,21 @@ def format_all(entries: Sequence[Entry]) -> None:
         for entry in entries:
             _attempt(entry, lambda entry=entry: pipeline.format_dataset(entry.config))  # type: ignore[misc]
         return
-    # Not forked: a library's threads may be running.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    # Forked from a process that has read the libraries and nothing else: threads of this one may be running.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__, "transformers.models.auto.tokenization_auto"])
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
         futures = [(entry, pool.submit(_format, entry.config)) for entry in entries]
+        if any(not (entry.config.run_folder / "train").exists() for entry in entries):
+            _read_training_libraries()
         for entry, future in futures:
             _attempt(entry, future.result)
+
+
+def _read_training_libraries() -> None:
+    """Import what training needs: it takes seconds, and others are at work."""
+    import torch  # noqa: F401
+    from transformers import AutoModelForCausalLM  # noqa: F401
 
 
 def _format(config: Config) -> None:
