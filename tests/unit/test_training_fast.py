@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import random
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 import tiny_random
 from fgpipe.config import LoraConfig
-from fgpipe.errors import ModelError
+from fgpipe.errors import ModelError, TrainingError
 from fgpipe.training.fast.bank import Bank, Layout, initial_state, weights_of
-from fgpipe.training.fast.engine import Engine, Update, control_rows, optimise
+from fgpipe.training.fast.engine import Engine, Update, control_rows, largest_that_fits, optimise
 from fgpipe.training.fast.gemma3 import take_base
+from fgpipe.training.fast.job import MOST_COPIES, Writer
 from fgpipe.training.packing import Part, TokenRows
-from fgpipe.training.shapes import cut, ladder
+from fgpipe.training.shapes import Ladder, Shape, cut, ladder
 
 LORAS = (LoraConfig(r=4, lora_alpha=8), LoraConfig(r=2, lora_alpha=6, use_rslora=True), LoraConfig(r=3))
 WINDOW = 16
@@ -139,3 +143,81 @@ def test_another_kind_of_model_is_refused() -> None:
     other.config.final_logit_softcapping = 30.0
     with pytest.raises(ModelError, match=r"final_logit_softcapping=30\.0"):
         take_base(other, positions=8)
+
+
+class Small:
+    """A GPU that holds so many tokens, as far as an engine that captures there can tell."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch, *, tokens: int) -> None:
+        self.tokens = tokens
+        self.held = 0
+        """By graphs, until they are released."""
+        self.captured: list[int] = []
+        monkeypatch.setattr(engine, "capture", self.capture)
+        monkeypatch.setattr(engine, "release", self.release)
+
+    def capture(self, shape: Shape) -> None:
+        self.held += shape.tokens
+        if self.held > self.tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        self.captured.append(shape.tokens)
+
+    def release(self) -> None:
+        self.held = 0
+
+
+def small_engine() -> tuple[Engine, Callable[[int], Ladder]]:
+    rows, _ = rows_of(0, 40)
+
+    def make(tokens: int) -> Ladder:
+        return ladder(rows.lengths, rows.labels, slots=1, largest_tokens=tokens)
+
+    bank = Bank(Layout(tiny_random.SHAPE, 4), 1, "cpu")
+    return Engine(take_base(model(), positions=300), bank, make(8192)), make  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_is_halved_until_it_does_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A plan that was wrong about the memory would end a training that a smaller pass can do."""
+    engine, make = small_engine()
+    gpu = Small(engine, monkeypatch, tokens=3000)
+    largest_that_fits(engine, make)
+    assert gpu.captured == [2048] == [engine.shapes.largest.tokens]
+    said = capsys.readouterr().err
+    assert "8,192 tokens a pass; going on with 4,096" in said
+    assert "going on with 2,048" in said
+
+
+def test_what_can_never_fit_is_one_line_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, make = small_engine()
+    gpu = Small(engine, monkeypatch, tokens=100)
+    with pytest.raises(TrainingError, match=r"out of memory at 512 tokens a pass, which the longest row needs"):
+        largest_that_fits(engine, make)
+    assert gpu.held == 0
+
+
+def test_graphs_give_way_to_a_shape_that_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training would end at the first step of a new length, an hour in."""
+    engine, _ = small_engine()
+    gpu = Small(engine, monkeypatch, tokens=9000)
+    engine._capture_or_make_room(engine.shapes.largest)
+    engine._capture_or_make_room(replace(engine.shapes.largest, blocks=20))
+    assert gpu.captured == [8192, 5120]
+    assert gpu.held == 5120
+
+
+def test_checkpoints_that_wait_are_bounded() -> None:
+    """A fleet whose disk is slow would fill pinned memory with copies of all its adapters."""
+    hold = threading.Event()
+    with Writer() as writer:
+        for _ in range(MOST_COPIES):
+            writer.make_room()
+            writer.submit(hold.wait)
+        waiting = threading.Thread(target=writer.make_room)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        hold.set()
+        waiting.join(10)
+        assert not waiting.is_alive()

@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from fgpipe.training.shapes import Ladder
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fgpipe.training.fast.job import Job
+    from fgpipe.training.fast.job import Job, Writer
     from fgpipe.training.fast.runner import Listener
 
 
@@ -46,6 +45,8 @@ def train_together(runs: Sequence[TrainingRun], listener: Listener) -> None:
     start = time.monotonic()
     keep_compiled()
     base.watch_memory()
+    import torch
+
     from fgpipe.training.fast.bank import Bank, Layout
     from fgpipe.training.fast.engine import Engine, largest_that_fits
     from fgpipe.training.fast.gemma3 import take_base
@@ -63,9 +64,16 @@ def train_together(runs: Sequence[TrainingRun], listener: Listener) -> None:
         if engine.on_gpu:
             largest_that_fits(engine, lambda tokens: shapes_for(runs, slots=slots, tokens=tokens))
             say(f"train: base loaded in {loaded - start:.1f} s, compiled in {time.monotonic() - loaded:.1f} s")
-        with ThreadPoolExecutor(1) as writer:
-            Runner(engine, [Job(run, writer) for run in runs], listener).run()
-        engine.release()
+        try:
+            with Writer() as writer:
+                Runner(engine, [Job(run, writer) for run in runs], listener).run()
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"train: out of memory in the middle of training ({str(error).splitlines()[0]})",
+                hint="another program has taken what was free; run it again, it goes on from the last checkpoint",
+            ) from error
+        finally:
+            engine.release()
 
 
 SLOTS = 64

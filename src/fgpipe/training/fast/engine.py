@@ -7,13 +7,15 @@ one captured step serves any mixture. Heavy: imports torch; import it only to tr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import numpy as np  # noqa: TID253
 import torch  # noqa: TID253
 from torch import Tensor  # noqa: TID253
 
+from fgpipe.errors import TrainingError
 from fgpipe.progress import say
 from fgpipe.training.fast.bank import Bank
 from fgpipe.training.fast.gemma3 import Base, Batch, PackedGemma3
@@ -93,11 +95,17 @@ class Engine:
         self._throttle()
 
     def _capture_or_make_room(self, shape: Shape) -> None:
+        if not self.captures(shape):
+            self.release()
+            self.capture(shape)
+
+    def captures(self, shape: Shape) -> bool:
+        """Whether `capture` finds memory; nothing that a failed attempt held outlives it."""
         try:
             self.capture(shape)
         except torch.OutOfMemoryError:
-            self.release()
-            self.capture(shape)
+            return False
+        return True
 
     def capture(self, shape: Shape) -> None:
         """Compile for `shape` if need be and record the step as a graph; changes no weight.
@@ -110,16 +118,25 @@ class Engine:
         captured = Captured(*self._tensors(empty, control_rows({}, self.bank.slots)))
         torch.cuda.empty_cache()  # the pool takes no memory from what others have left
         self._memory = self._memory or torch.cuda.MemPool()
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._memory):
+        with self._in_the_graphs_memory():
             self._step(captured.batch, captured.controls)
-        torch.cuda.current_stream().wait_stream(self._stream)
         # Thread by thread: the one that writes checkpoints may wait for the device meanwhile.
         with torch.cuda.graph(
             captured.graph, pool=self._memory.id, stream=self._stream, capture_error_mode="thread_local"
         ):
             self._step(captured.batch, captured.controls)
         self._graphs[shape] = captured
+
+    @contextmanager
+    def _in_the_graphs_memory(self) -> Iterator[None]:
+        """Inside, work takes the graphs' stream and memory; what it leaves there, the next step overwrites."""
+        if self._stream is None or self._memory is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._memory):
+            yield
+        torch.cuda.current_stream().wait_stream(self._stream)
 
     def release(self) -> None:
         """Forget all graphs and what they hold."""
@@ -149,7 +166,8 @@ class Engine:
     def held_out_loss(self, parts: Sequence[Part]) -> float:
         """Sum of the weighted losses of `parts`, which fit one step; no graph, no update."""
         batch, _ = self._tensors(self.pack(parts), control_rows({}, self.bank.slots))
-        return float(self.model.losses(batch).sum())
+        with self._in_the_graphs_memory():
+            return float(self.model.losses(batch).sum())
 
     def _step(self, batch: Batch, controls: Tensor) -> None:
         self.losses.index_add_(0, batch.label_slots, self.model.accumulate(batch))
@@ -267,15 +285,14 @@ def largest_that_fits(engine: Engine, make: Callable[[int], Ladder]) -> None:
         engine: on a GPU.
         make: a ladder whose passes have at most that many tokens, or as few as the rows allow.
     """
-    while True:
-        try:
-            engine.capture(engine.shapes.largest)
-            return
-        except torch.OutOfMemoryError:
-            before = engine.shapes.largest.tokens
-            smaller = make(before // 2)
-            if smaller.largest.tokens >= before:
-                raise
-            engine.release()
-            engine.shapes = smaller
-            say(f"train: out of memory at {before:,} tokens a pass; going on with {smaller.largest.tokens:,}")
+    while not engine.captures(engine.shapes.largest):
+        engine.release()
+        before = engine.shapes.largest.tokens
+        smaller = make(before // 2)
+        if smaller.largest.tokens >= before:
+            raise TrainingError(
+                f"train: out of memory at {before:,} tokens a pass, which the longest row needs",
+                hint="train.backend=trl train.gradient_checkpointing=true, or free what other programs hold",
+            )
+        engine.shapes = smaller
+        say(f"train: out of memory at {before:,} tokens a pass; going on with {smaller.largest.tokens:,}")

@@ -137,7 +137,7 @@ class Runner:
         if job.done:
             self._finish(slot)
         elif job.saves_now():
-            job.save(bank.copy(slot))
+            job.save(bank, slot)
 
     def _held_out_loss(self, slot: int, job: Job) -> float:
         rows = job.held_out
