@@ -27,7 +27,7 @@ from fgpipe.config import Config, ModelConfig, ModelShape, ServerConfig
 from fgpipe.errors import ConfigError, ServeError
 from fgpipe.replicating import finding, front
 from fgpipe.replicating.load import Load
-from fgpipe.serving import command, foreground, keeping, memory, planner, process, replicas, shapes, sync
+from fgpipe.serving import command, foreground, keeping, memory, planner, process, replicas, shapes, sync, tuned
 from fgpipe.serving.keeping import Keeper
 from fgpipe.serving.memory import GIB, EngineSettings
 from fgpipe.serving.planner import Gpu, Model
@@ -454,6 +454,13 @@ def test_measuring_stops_where_it_no_longer_pays_and_is_remembered(
         assert finding.remembered(with_server(config, **same)) == 2
     for other in ({"max_num_seqs": 8}, {"gpu_memory_utilization": 0.9}, {"max_loras": 3}):
         assert finding.remembered(with_server(config, **other)) is None
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "GPU_SHRINK.json").write_text("{}")
+    tuned_now = tuned.Found(tmp_path / "tuned", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(tuned, "find", lambda *_, **__: tuned_now)
+        assert finding.remembered(config) is None  # kernels were tuned since
+    assert finding.remembered(config) == 2
     (tmp_path / finding.FILE).write_text("{")
     assert finding.remembered(config) is None
 

@@ -19,7 +19,7 @@ from fgpipe.publishing import registry
 from fgpipe.replicating import load
 from fgpipe.replicating.front import GatewayProcess
 from fgpipe.replicating.load import Load
-from fgpipe.serving import fitting, gpus
+from fgpipe.serving import fitting, gpus, tuned
 from fgpipe.serving.command import Build, installed_build, installed_version
 from fgpipe.serving.replicas import Replicas
 
@@ -147,6 +147,7 @@ def table(totals: Sequence[float]) -> Table:
 def circumstances(config: Config) -> dict[str, Any]:
     """What the number depends on."""
     found = gpus.found_gpus() if installed_build() == "gpu" else []
+    kernels = tuned.find(config.model, config.server, vllm=installed_version()).folder
     server = config.server.model_dump(mode="json", exclude=NOT_MEASURED)
     return {
         "device": found[0].name if found else platform.machine(),
@@ -154,6 +155,7 @@ def circumstances(config: Config) -> dict[str, Any]:
         "vllm": installed_version(),
         "processors": len(os.sched_getaffinity(0)),
         "server": server,
+        "kernels": tuned.digest(kernels) if kernels else None,
     }
 
 

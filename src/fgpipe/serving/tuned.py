@@ -112,6 +112,11 @@ def _misfit(folder: Path, wanted: Scope, max_loras: int) -> str:
     return f"{folder}: {', '.join(missing)} is missing" if missing else ""
 
 
+def digest(folder: Path) -> str:
+    """Of the settings in `folder`, for all GPUs: another one after they were measured anew."""
+    return store.digest_files(folder, sorted(path.name for path in folder.glob("*.json")))
+
+
 def about_name(gpu: str) -> str:
     """The file that says what the settings of `gpu` were measured for."""
     return f"{kernels.device_name(gpu)}_TUNING.json"

@@ -24,7 +24,7 @@ from fgpipe.training.shapes import Ladder
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fgpipe.training.fast.job import Job, Writer
+    from fgpipe.training.fast.job import Job
     from fgpipe.training.fast.runner import Listener
 
 
@@ -50,7 +50,7 @@ def train_together(runs: Sequence[TrainingRun], listener: Listener) -> None:
     from fgpipe.training.fast.bank import Bank, Layout
     from fgpipe.training.fast.engine import Engine, largest_that_fits
     from fgpipe.training.fast.gemma3 import take_base
-    from fgpipe.training.fast.job import Job
+    from fgpipe.training.fast.job import Job, Writer
     from fgpipe.training.fast.runner import Runner
 
     model = runs[0].model
