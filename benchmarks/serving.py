@@ -31,6 +31,7 @@ from typing import Any, NoReturn
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "src")]
 
+import html_report  # noqa: E402
 import serving_capacity  # noqa: E402
 import serving_plan  # noqa: E402
 import serving_report  # noqa: E402
@@ -89,7 +90,8 @@ class Run:
             self.result["left_out"].append(what)
             return
         began, before = time.monotonic(), _cores(way)
-        seen = figures(workers.run(self._load(way, adapters, seed=1 + repeat, **load)))
+        wanted = self._load(way, adapters, seed=1 + repeat, **load)
+        seen = figures(workers.run(wanted), wanted.models)
         took = time.monotonic() - began
         self.longest_s = max(self.longest_s, took + 1)
         cores = {part: (spent - before[part]) / took for part, spent in _cores(way).items()}
@@ -204,7 +206,15 @@ def report(run: Run) -> int:
         lines += [f"failed in {row['way']}, {row['clients'] or row['load']}: {fault}" for fault in row["faults"][:1]]
     lines += [f"left out: {what}" for what in run.result["left_out"]]
     print("\n".join(lines), flush=True)
+    print(f"report: {_write_page(run)}", flush=True)
     return int(any(row["failed"] for row in rows) or bool(run.result["left_out"]))
+
+
+def _write_page(run: Run) -> Path:
+    path: Path = run.chosen.out / "serving.html"
+    text = serving_report.markdown(run.result, serving_plan.table)
+    path.write_text(html_report.page("Serving", text, [run.chosen.out / "serving.png"]), encoding="utf-8")
+    return path
 
 
 def _plot(run: Run) -> list[str]:
@@ -254,7 +264,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tuned", type=Path, help="folder of LoRA kernel settings, for engine-tuned")
     parser.add_argument("--data", type=Path, help="where base and adapters are made and kept; default: made anew")
     parser.add_argument("--out", type=Path, default=Path("serving-results"))
-    parser.add_argument("--draw", type=Path, metavar="JSON", help="only draw the plot of earlier results beside them")
+    parser.add_argument("--draw", type=Path, metavar="JSON", help="only plot and page of earlier results, beside them")
     parser.add_argument("words", nargs="*", metavar="key=value", help="settings of fgpipe's servers and gateway")
     chosen = parser.parse_args()
     unknown = [part for part in chosen.parts if part not in APART and not names_known(part)]
@@ -288,7 +298,10 @@ def main() -> int:
     chosen = arguments()
     chosen.began = time.monotonic()
     if chosen.draw:
-        serving_report.draw(json.loads(chosen.draw.read_text()), chosen.draw.with_suffix(".png"))
+        result, plot = json.loads(chosen.draw.read_text()), chosen.draw.with_suffix(".png")
+        serving_report.draw(result, plot)
+        text = serving_report.markdown(result, serving_plan.table)
+        chosen.draw.with_suffix(".html").write_text(html_report.page("Serving", text, [plot]), encoding="utf-8")
         return 0
     chosen.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:

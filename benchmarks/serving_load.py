@@ -64,9 +64,10 @@ class Load:
 
 @dataclass
 class Seen:
-    """What the clients saw: a row a request (asked, first event, end, output tokens), in seconds of one clock."""
+    """What the clients saw, in seconds of one clock."""
 
-    rows: list[tuple[float, float, float, int]] = field(default_factory=list)
+    rows: list[tuple[float, float, float, int, int]] = field(default_factory=list)
+    """A request each: asked, first event, end, output tokens, place of its model among the load's."""
     faults: list[str] = field(default_factory=list)
     begin: float = 0.0
     """Of the window."""
@@ -163,8 +164,8 @@ class Prompts:
             for number in range(load.prefixes)
         ]
 
-    def draw(self) -> tuple[bytes, int]:
-        """A whole HTTP request, and the number of tokens it asks for."""
+    def draw(self) -> tuple[bytes, int, int]:
+        """A whole HTTP request, the number of tokens it asks for, and the place of its model among the load's."""
         place = self.random.randrange(len(self.load.models))
         prefix = place if len(self.load.models) > 1 else self.random.randrange(len(self.prefixes))
         own = ",".join(map(str, self.random.choices(self.ids, k=self._length(OWN_TOKENS))))
@@ -174,7 +175,7 @@ class Prompts:
             f'"max_tokens":{tokens},"ignore_eos":true,"temperature":0,"stream":true,'
             '"stream_options":{"include_usage":true}}'
         )
-        return f"{self.head}Content-Length: {len(body)}\r\n\r\n{body}".encode(), tokens
+        return f"{self.head}Content-Length: {len(body)}\r\n\r\n{body}".encode(), tokens, place
 
     def _length(self, spread: tuple[int, float, int, int]) -> int:
         median, sigma, least, most = spread
@@ -194,7 +195,7 @@ async def connect(url: str) -> Stream:
 
 async def one(prompts: Prompts, stream: Stream | None, seen: Seen, asked: float | None = None) -> Stream | None:
     """Ask once and note what came of it; the connection if it can be used again."""
-    request, tokens = prompts.draw()
+    request, tokens, model = prompts.draw()
     began = time.monotonic() if asked is None else asked
     try:
         stream = stream or await connect(prompts.load.url)
@@ -205,7 +206,7 @@ async def one(prompts: Prompts, stream: Stream | None, seen: Seen, asked: float 
             stream.close()
         await asyncio.sleep(0.1)  # a server that refuses at once must not keep the clients busy
         return None
-    seen.rows.append((began, first, end, tokens))
+    seen.rows.append((began, first, end, tokens, model))
     return stream
 
 
@@ -320,32 +321,41 @@ class Clients:
         return total
 
 
-def figures(seen: Seen) -> dict[str, Any]:
-    """Throughput inside the window, and the times of the requests asked inside it.
+def figures(seen: Seen, models: Sequence[str] = ()) -> dict[str, Any]:
+    """Throughput inside the window, and the times of the requests asked inside it; for each of `models` too.
 
     An answer that reaches beyond the window counts by the tokens inside, taken as evenly spread from its first event to
     its end; so slow answers are neither left out nor counted whole.
     """
-    tokens = sum(_inside(row, seen) for row in seen.rows)
-    asked = [row for row in seen.rows if seen.begin <= row[0] < seen.end]
-    seconds = seen.end - seen.begin
+    found = _figures(seen.rows, seen)
+    for place, name in enumerate(models):
+        rows = [row for row in seen.rows if row[4] == place]
+        found.setdefault("by_model", {})[name] = _figures(rows, seen)
     return {
-        "tokens_per_s": tokens / seconds,
-        "requests_per_s": sum(seen.begin <= row[2] < seen.end for row in seen.rows) / seconds,
-        "requests": len(seen.rows),
+        **found,
         "failed": len(seen.faults),
         "faults": sorted(set(seen.faults))[:5],
         "client_busy": seen.busy,
         "mean_answer_tokens": sum(row[3] for row in seen.rows) / max(1, len(seen.rows)),
-        "first_token_s": percentiles([first - begin for begin, first, _, _ in asked]),
-        "token_s": percentiles([(end - first) / (count - 1) for _, first, end, count in asked if count > 1]),
-        "answer_s": percentiles([end - begin for begin, _, end, _ in asked]),
     }
 
 
-def _inside(row: tuple[float, float, float, int], seen: Seen) -> float:
+def _figures(rows: Sequence[tuple[float, float, float, int, int]], seen: Seen) -> dict[str, Any]:
+    asked = [row for row in rows if seen.begin <= row[0] < seen.end]
+    seconds = seen.end - seen.begin
+    return {
+        "tokens_per_s": sum(_inside(row, seen) for row in rows) / seconds,
+        "requests_per_s": sum(seen.begin <= row[2] < seen.end for row in rows) / seconds,
+        "requests": len(rows),
+        "first_token_s": percentiles([first - begin for begin, first, *_ in asked]),
+        "token_s": percentiles([(end - first) / (count - 1) for _, first, end, count, _ in asked if count > 1]),
+        "answer_s": percentiles([end - begin for begin, _, end, *_ in asked]),
+    }
+
+
+def _inside(row: tuple[float, float, float, int, int], seen: Seen) -> float:
     """Tokens of one answer that came inside the window."""
-    _, first, end, count = row
+    _, first, end, count, _ = row
     if end <= first:
         return count if seen.begin <= first < seen.end else 0
     overlap = min(end, seen.end) - max(first, seen.begin)

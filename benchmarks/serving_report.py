@@ -68,7 +68,7 @@ def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """A line a cell: median and range over the repeats of the speed, medians of the times."""
-    head = f"{'way':15}{'adapters':>9}{'load':>12}{'tok/s (range)':>26}{'req/s':>7}{'TTFT p50/p99 ms':>17}"
+    head = f"{'way':15}{'adapters':>9}{'load':>14}{'tok/s (range)':>26}{'req/s':>7}{'TTFT p50/p99 ms':>17}"
     head += f"{'TPOT p50/p99':>15}{'e2e p50/p99 s':>15}{'failed':>7}{'client':>8}{'cores gw':>9}{'servers':>8}"
     lines = [head]
     for (way, adapters, clients, load), group in cells(rows).items():
@@ -77,7 +77,7 @@ def table(rows: Sequence[Row]) -> list[str]:
         first, token, answer = (times[name] for name in TIMES)
         what = load or f"{clients} clients"
         lines.append(
-            f"{way:15}{adapters or 'base':>9}{what:>12}{f'{median:,.0f} ({least:,.0f} to {most:,.0f})':>26}"
+            f"{way:15}{adapters or 'base':>9}{what:>14}{f'{median:,.0f} ({least:,.0f} to {most:,.0f})':>26}"
             f"{statistics.median(row['requests_per_s'] for row in group):7.0f}"
             f"{f'{1000 * first[0]:,.0f} / {1000 * first[1]:,.0f}':>17}"
             f"{f'{1000 * token[0]:.1f} / {1000 * token[1]:.1f}':>15}{f'{answer[0]:.2f} / {answer[1]:.2f}':>15}"
@@ -90,13 +90,52 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 def ratio_table(found: Sequence[dict[str, Any]]) -> list[str]:
     """A line a comparison."""
-    lines = [f"{'ratio in one repeat, median (range)':42}{'load':>12}{'tok/s':>24}{'TTFT p99':>24}{'n':>4}"]
+    lines = [f"{'ratio in one repeat, median (range)':42}{'load':>14}{'tok/s':>24}{'TTFT p99':>24}{'n':>4}"]
     for entry in found:
         load = entry["load"] or f"{entry['clients']} clients"
         shown = ["{:.2f} ({:.2f} to {:.2f})".format(*middle(entry[key])) for key in ("tokens_per_s", "first_token_p99")]
         what = entry["what"] if "base" in entry["what"] else f"{entry['what']}, {entry['adapters'] or 'base'}"
-        lines.append(f"{what:42}{load:>12}{shown[0]:>24}{shown[1]:>24}{len(entry['tokens_per_s']):4d}")
+        lines.append(f"{what:42}{load:>14}{shown[0]:>24}{shown[1]:>24}{len(entry['tokens_per_s']):4d}")
     return lines
+
+
+def adapter_table(rows: Sequence[Row]) -> list[str]:
+    """A line an adapter of each cell with several: medians over the repeats."""
+    lines = [
+        f"{'way':15}{'load':>14}  {'adapter':16}{'tok/s':>9}{'req/s':>8}{'TTFT p50/p99 ms':>18}{'e2e p50/p99 s':>16}"
+    ]
+    for (way, _, clients, load), group in cells(rows).items():
+        names = group[0].get("by_model", {})
+        for name in names if len(names) > 1 else ():
+            own = [row["by_model"][name] for row in group if row["by_model"][name]["first_token_s"]]
+            if not own:
+                continue
+            first, answer = (
+                [_median(own, time, cut) for cut in ("p50", "p99")] for time in ("first_token_s", "answer_s")
+            )
+            lines.append(
+                f"{way:15}{load or f'{clients} clients':>14}  {name:16}{statistics.median(map(speed, own)):9,.0f}"
+                f"{statistics.median(row['requests_per_s'] for row in own):8.1f}"
+                f"{f'{1000 * first[0]:,.0f} / {1000 * first[1]:,.0f}':>18}{f'{answer[0]:.2f} / {answer[1]:.2f}':>16}"
+            )
+    return lines if len(lines) > 1 else []
+
+
+def markdown(result: dict[str, Any], plan_table: Callable[[Sequence[dict[str, Any]]], list[str]]) -> str:
+    """Everything that was found, as Markdown."""
+    where = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
+    parts = [f"# Serving\n\n{result['base']}; {where}; {result['date']}\n\n`benchmarks/serving.py {result['command']}`"]
+    tables = {
+        "Memory, planned and taken": plan_table(result["plan"]["rows"]) if "plan" in result else [],
+        "Speed and times": table(result["rows"]) if result["rows"] else [],
+        "Against the first way, and against the base": ratio_table(result.get("comparisons", [])),
+        "By adapter": adapter_table(result["rows"]),
+        "Left out": result["left_out"],
+    }
+    for head, lines in tables.items():
+        if lines:
+            parts.append(f"## {head}\n\n```\n" + "\n".join(lines) + "\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def _median(group: Sequence[Row], name: str, cut: str) -> float:

@@ -19,12 +19,14 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "src")]
 
+import html_report  # noqa: E402
 import training_report  # noqa: E402
 from training_base import SHAPES  # noqa: E402
 from training_parts import PARTS, PEERS, Bench, Found  # noqa: E402
@@ -56,6 +58,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def write_page(found: Found, plots: Sequence[Path], out: Path) -> Path:
+    """All figures and plots as one page."""
+    path = out / "training.html"
+    path.write_text(html_report.page("Training", training_report.markdown(found), plots), encoding="utf-8")
+    return path
+
+
 def main() -> int:
     """Measure, or report what was measured; 1 if a part failed."""
     began = time.monotonic()
@@ -81,7 +90,8 @@ def main() -> int:
             print(training_report.markdown(found))
         if chosen.draw:
             chosen.out.mkdir(parents=True, exist_ok=True)
-            print("\n".join(map(str, training_report.draw(found, chosen.out))))
+            plots = training_report.draw(found, chosen.out)
+            print("\n".join(map(str, [*plots, write_page(found, plots, chosen.out)])))
         return 0
     wanted = chosen.parts.split(",")
     if unknown := set(wanted) - set(PARTS):
@@ -123,11 +133,13 @@ def main() -> int:
     shutil.rmtree(logs, ignore_errors=True)
     shutil.move(bench.work / "logs", logs)
     shutil.rmtree(bench.work, ignore_errors=True)
+    plots: list[Path] = []
     try:
-        training_report.draw(result, chosen.out)
+        plots = training_report.draw(result, chosen.out)
     except ImportError:
         print("matplotlib is not installed: no plots; --draw draws them later", file=sys.stderr)
     print("\n".join(training_report.table(result)))
+    print(f"report: {write_page(result, plots, chosen.out)}")
     return int(any("failed" in part for part in result["parts"].values()))
 
 

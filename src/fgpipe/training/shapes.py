@@ -14,7 +14,7 @@ BLOCK = 256
 """Tokens that share an adapter. An adapter's last block of a step is half empty on average."""
 
 LADDER_RATIO = 1.1
-"""From one number of blocks to the next: 4 % of a step are empty on average, and with 1.25 it was 10 %. A run that sees
+"""From one number of blocks to the next: 5 % of a step are empty on average, and with 1.25 it was 10 %. A run that sees
 30 shapes captures 30 graphs."""
 
 LABEL_BLOCK = 128
