@@ -12,7 +12,7 @@ from fgpipe.errors import TrainingError
 from fgpipe.training.choose import Machine, choose_backend
 from fgpipe.training.packing import Part, TokenRows, pack
 from fgpipe.training.schedule import learning_rate_factor
-from fgpipe.training.shapes import BLOCK, Ladder, cut, ladder
+from fgpipe.training.shapes import BLOCK, Ladder, MicroBatch, cut, fill, ladder
 from machines import CPU, GPU
 
 lengths_and_labels = st.lists(
@@ -153,3 +153,23 @@ def test_fast_refuses_by_name_what_it_cannot_do(
         choose_backend(LoraConfig(**lora), ModelConfig(**model), config, machine)  # type: ignore[arg-type]
     assert named in caught.value.message
     assert "trl" in caught.value.hint
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 400)), min_size=1, max_size=24), st.integers(3000, 16_384)
+)
+def test_a_pass_is_filled_and_nobody_waits_for_ever(sizes: list[tuple[int, int]], largest_tokens: int) -> None:
+    """Places that a pass leaves empty cost as much as full ones; an adapter always passed over would never end."""
+    batches = [MicroBatch((0,), tokens, min(labels, tokens)) for tokens, labels in sizes]
+    lengths, labels = [batch.tokens for batch in batches], [batch.labels for batch in batches]
+    shapes = ladder(lengths, labels, slots=len(batches), largest_tokens=largest_tokens)
+    places = fill(batches, shapes)
+    chosen = [batches[place] for place in places]
+    assert places == sorted(set(places))
+    assert places[0] == 0
+    assert shapes.fits(chosen)
+    one_by_one: list[MicroBatch] = []
+    for batch in batches:
+        if shapes.fits([*one_by_one, batch]):
+            one_by_one.append(batch)
+    assert sum(batch.blocks for batch in chosen) >= sum(batch.blocks for batch in one_by_one)

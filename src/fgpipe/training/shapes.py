@@ -120,6 +120,36 @@ def _rising(first: int, last: int, ratio: float) -> list[int]:
     return found
 
 
+def fill(batches: Sequence[MicroBatch], shapes: Ladder) -> list[int]:
+    """Which of `batches` go through the model together.
+
+    First come, first served; but the later half is chosen so that little of the pass stays empty.
+
+    Returns:
+        Their places, rising; none of them is left out that would still fit.
+    """
+    served: list[int] = []
+    for place, batch in enumerate(batches):
+        if shapes.fits([*(batches[other] for other in served), batch]):
+            served.append(place)
+    kept = served[: (len(served) + 1) // 2]
+    room = shapes.largest_blocks - sum(batches[place].blocks for place in kept)
+    sums: dict[int, list[int]] = {0: []}
+    for place in range(len(batches)):
+        if place not in kept:
+            for blocks, places in list(sums.items()):
+                if blocks + batches[place].blocks <= room:
+                    sums.setdefault(blocks + batches[place].blocks, [*places, place])
+    fuller = sorted([*kept, *sums[max(sums)]])
+    if _blocks(batches, fuller) > _blocks(batches, served) and shapes.fits([batches[place] for place in fuller]):
+        return fuller
+    return served
+
+
+def _blocks(batches: Sequence[MicroBatch], places: Sequence[int]) -> int:
+    return sum(batches[place].blocks for place in places)
+
+
 def ladder(
     lengths: Sequence[int], labels: Sequence[int], *, slots: int, largest_tokens: int, exact: bool = False
 ) -> Ladder:

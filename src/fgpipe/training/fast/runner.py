@@ -15,7 +15,7 @@ from fgpipe.training.fast.engine import Engine, Report, Update
 from fgpipe.training.fast.job import Job
 from fgpipe.training.packing import Packed, Part
 from fgpipe.training.run import not_finite
-from fgpipe.training.shapes import MicroBatch, cut
+from fgpipe.training.shapes import cut, fill
 
 
 class Listener(Protocol):
@@ -91,15 +91,11 @@ class Runner:
 
     def _prepare(self) -> Tick:
         """The next pass: the jobs with most work left first, so that all end together and the last are not alone."""
-        shapes = self._engine.shapes
-        chosen: list[tuple[int, MicroBatch]] = []
-        for slot in sorted(self._seated, key=lambda slot: -self._seated[slot].remaining_tokens):
-            batch = self._seated[slot].next_batch(shapes)
-            if shapes.fits([*(one for _, one in chosen), batch]):
-                chosen.append((slot, batch))
+        slots = sorted(self._seated, key=lambda slot: -self._seated[slot].remaining_tokens)
+        batches = [self._seated[slot].next_batch(self._engine.shapes) for slot in slots]
         parts: list[Part] = []
         updates: dict[int, Update] = {}
-        for slot, _ in chosen:
+        for slot in (slots[place] for place in fill(batches, self._engine.shapes)):
             part, update = self._seated[slot].take(slot)
             parts.append(part)
             if update is not None:
