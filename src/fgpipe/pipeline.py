@@ -191,6 +191,7 @@ def publish(config: Config, *, parity: bool = True, scored: bool = True) -> Publ
     """
     from fgpipe import releasing, trial, validation
 
+    releasing.require_base(config)
     adapter = train(config)
     card = scores(config) if scored else None
     validate(config)
