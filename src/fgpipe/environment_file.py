@@ -22,7 +22,7 @@ COMPOSE: tuple[Entry, ...] = (
     (
         "COMPOSE_FILE",
         "compose.yaml",
-        "with monitoring: compose.yaml:compose.monitoring.yaml; several full models: compose.multimodel.yaml",
+        "with monitoring: compose.yaml:compose.monitoring.yaml",
     ),
     ("COMPOSE_PROFILES", "", "three: also the third model of compose.multimodel.yaml; gpu: also the DCGM exporter"),
     ("COMPOSE_PATH_SEPARATOR", ":", "between the files above, on Windows too"),

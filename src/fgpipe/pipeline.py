@@ -45,8 +45,9 @@ def run_stage(name: str, config: Config, *, force: bool = False, as_json: bool =
 
 def run_all(config: Config, *, force: bool = False) -> None:
     """Every stage, then one question answered by a vLLM server; ends with what was scored, asked and written."""
-    from fgpipe import asking
+    from fgpipe import asking, releasing
 
+    releasing.require_base(config)
     for stage in STAGES.values():
         stage(config, force=force)
     version = publish(config)

@@ -277,8 +277,9 @@ def test_a_taken_name_is_refused_before_anything_is_trained(tmp_path: Path) -> N
     """An hour of training would end in a refusal that could have come first."""
     publish_of(tmp_path, "google/functiongemma-270m-it", seed=0)
     words = ["task=sql", "model=tiny", f"paths.adapters={tmp_path}/adapters", f"paths.runs={tmp_path}/runs"]
-    with pytest.raises(PublishError, match="got an adapter of fgpipe/tiny"):
-        pipeline.publish(compose(words))
+    for begin in (pipeline.publish, pipeline.run_all):
+        with pytest.raises(PublishError, match="got an adapter of fgpipe/tiny"):
+            begin(compose(words))  # type: ignore[operator]
     assert not (tmp_path / "runs").exists()
 
 

@@ -236,7 +236,6 @@ ALLOWED = [
     ("POST", "/v1.51/images/fgpipe/server:local/tag"),
     ("POST", "/v1.51/containers/create"),
     ("POST", "/v1.51/containers/0a1b2c/start"),
-    ("POST", "/v1.51/containers/0a1b2c/stop"),
     ("POST", "/v1.51/containers/0a1b2c/rename"),
     ("DELETE", "/v1.51/containers/0a1b2c"),
 ]
