@@ -103,6 +103,10 @@ roll_back() { # roll_back BEFORE AFTER
   fi
   printf '%s\n' "$2" >"$state-failed"
   rm -f "$state"
+  if [[ $1 == "$2" ]]; then
+    say "nothing newer was there to take back: is it a line of .env? docker compose ps and docker compose logs tell"
+    exit 1
+  fi
   say "rolled back to $(short "$1"); $(short "$2") is not tried again until something newer is pushed (or --force)"
   exit 1
 }
@@ -118,7 +122,7 @@ bring_up() { # bring_up BEFORE AFTER
   fi
   rm -f "$state" "$state-failed"
   say "running $(short "$2")"
-  if ! $everything && ! git diff --quiet "$1" "$2" -- sidecar compose.yaml compose.monitoring.yaml; then
+  if ! $everything && ! git diff --quiet "$1" "$2" -- sidecar 'compose*.yaml'; then
     say "sidecar or compose files changed too: update.sh --everything on the box brings that up"
   fi
 }

@@ -267,6 +267,9 @@ class PublishConfig(Section):
     """Where finished adapters go, and which servers answer with them."""
 
     name: Name | None = Field(default=None, description="name of the adapter; null takes task.name")
+    change_base: bool = Field(
+        default=False, description="let a name mean an adapter of another base than its live version's"
+    )
     servers: tuple[str, ...] = Field(
         default=(), description="addresses of the servers to keep in step, http://host:port; none: the one of `server`"
     )

@@ -19,8 +19,12 @@ SET_BY_COMPOSE = (SINGLE["paths.adapters"], SINGLE["publish.servers"])
 
 COMPOSE: tuple[Entry, ...] = (
     ("COMPOSE_PROJECT_NAME", "fgpipe", "name of the stack; containers and volumes begin with it"),
-    ("COMPOSE_FILE", "compose.yaml", "with monitoring: compose.yaml:compose.monitoring.yaml"),
-    ("COMPOSE_PROFILES", "", "three: also the third model of compose.multimodel.yaml"),
+    (
+        "COMPOSE_FILE",
+        "compose.yaml",
+        "with monitoring: compose.yaml:compose.monitoring.yaml",
+    ),
+    ("COMPOSE_PROFILES", "", "three: also the third model of compose.multimodel.yaml; gpu: also the DCGM exporter"),
     ("COMPOSE_PATH_SEPARATOR", ":", "between the files above, on Windows too"),
 )
 

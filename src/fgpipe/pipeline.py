@@ -45,8 +45,9 @@ def run_stage(name: str, config: Config, *, force: bool = False, as_json: bool =
 
 def run_all(config: Config, *, force: bool = False) -> None:
     """Every stage, then one question answered by a vLLM server; ends with what was scored, asked and written."""
-    from fgpipe import asking
+    from fgpipe import asking, releasing
 
+    releasing.require_base(config)
     for stage in STAGES.values():
         stage(config, force=force)
     version = publish(config)
@@ -191,6 +192,7 @@ def publish(config: Config, *, parity: bool = True, scored: bool = True) -> Publ
     """
     from fgpipe import releasing, trial, validation
 
+    releasing.require_base(config)
     adapter = train(config)
     card = scores(config) if scored else None
     validate(config)

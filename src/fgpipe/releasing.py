@@ -11,7 +11,7 @@ from fgpipe import adapters_folder
 from fgpipe.config import Config
 from fgpipe.errors import PublishError, ServeError
 from fgpipe.progress import say
-from fgpipe.publishing import registry, retention
+from fgpipe.publishing import bases, registry, retention
 from fgpipe.publishing.registry import PublishedVersion
 from fgpipe.serving import live
 from fgpipe.serving import sync as servers
@@ -36,6 +36,7 @@ def release(
             does not answer by it.
     """
     adapters = Path(config.paths.adapters)
+    require_base(config)
     found, _ = servers.running(config)
     tried = None
     if trial is not None and found:
@@ -49,18 +50,30 @@ def release(
             with suppress(ServeError):  # it forgets the name itself as soon as it is asked for it
                 live.forget(status.url, served)
     version = registry.publish(
-        adapter, name=config.adapter_name, adapters=adapters, check=check, manifest_extra=manifest, tried=tried
+        adapter,
+        name=config.adapter_name,
+        adapters=adapters,
+        check=check,
+        manifest_extra=manifest,
+        tried=tried,
+        change_base=config.publish.change_base,
     )
     _take_up(config, version.name, version.version, base=config.model.id)
     prune(config, version.name)
     return version
 
 
+def require_base(config: Config) -> None:
+    """Raise PublishError if the adapter's name belongs to another base, which publishing would refuse in the end."""
+    if not config.publish.change_base:
+        bases.require_base(config.adapter_name, config.model.id, adapters=Path(config.paths.adapters))
+
+
 def rollback(config: Config, request: str) -> PublishedVersion:
     """Make `name` answer by its previous version, or `name@vNNNN` by that one, in the folder and every running server.
 
     Raises:
-        PublishError: there is no such version; what was live stays live.
+        PublishError: there is no such version, or it is of another base; what was live stays live.
         ServeError: a server refuses us, and nothing was changed; or the version is live in the folder, but a server
             does not answer by it.
     """

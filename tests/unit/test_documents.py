@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -87,6 +88,38 @@ def test_every_key_and_make_target_is_there(document: Path) -> None:
     named = set(re.findall(rf"(?<![\w./-])(?:{sections})\.[a-z_]+(?:\.[a-z_]+)?(?![\w/]|\.py)", code(document)))
     files = {name for name in named if re.search(r"\.(sh|json|yaml|md)$", name)}
     assert named - known - files == set()
+
+
+def test_the_guides_tailnet_policy_lets_its_own_commands_through() -> None:
+    """`ssh root@fgpipe update` would time out, or pasting the policy would cut other devices off from each other."""
+    policy = json.loads(re.search(r"(?ms)^```json\n(.*?)^```", GUIDE.read_text()).group(1))  # type: ignore[union-attr]
+    default = {"src": ["*"], "dst": ["*"], "ip": ["*"]}
+    assert default in policy["grants"]
+    (tag,) = policy["tagOwners"]
+    assert f"--advertise-tags={tag}" in code(GUIDE)
+
+    def granted(who: str, port: str) -> bool:
+        """Without the default, which some take away."""
+        grants = [grant for grant in policy["grants"] if grant != default and tag in grant["dst"]]
+        return any(who in grant["src"] and f"tcp:{port}" in grant["ip"] for grant in grants)
+
+    (shell,) = [rule for rule in policy["ssh"] if tag in rule["dst"]]
+    assert "root" in shell["users"]
+    assert all(granted(who, "22") for who in shell["src"])
+    example = (ROOT / "serve/.env.example").read_text()
+    for variable in ("FGPIPE_GATEWAY_PORT", "GRAFANA_PORT"):
+        port = re.search(rf"(?m)^{variable}=(\d+)$", example)
+        assert port, variable
+        assert granted("autogroup:member", port.group(1)), variable
+
+
+def test_the_guides_name_compose_files_in_the_settings_alone() -> None:
+    """An update reads them there: what was started by `-f` would be started a second time as something else."""
+    for document in DOCUMENTS:
+        assert not re.search(r"docker compose (-f|--file)", document.read_text())
+        for files in re.findall(r"COMPOSE_FILE=([\w.:-]+)", code(document)):
+            for file in files.split(":"):
+                assert (ROOT / "serve" / file).exists(), file
 
 
 def test_the_guide_names_services_and_scripts_as_they_are() -> None:

@@ -19,7 +19,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 import adapter_folders
 from adapter_folders import CONTRACT, MODEL, settings
-from fgpipe import adapters_folder, config, store
+from fgpipe import adapters_folder, config, pipeline, store
+from fgpipe.compose import compose
 from fgpipe.errors import PublishError, ValidationError
 from fgpipe.publishing import registry
 from fgpipe.publishing.card import card
@@ -44,6 +45,18 @@ EXTRA: dict[str, Any] = {
 def publish(root: Path, *, seed: int = 0, name: str = "sql", **changes: Any) -> PublishedVersion:
     folder = adapter_folders.write(root / f"trained-{seed}", config=settings(**changes), seed=seed)
     return registry.publish(folder, name=name, adapters=root / "adapters", check=gate(CONTRACT), manifest_extra=EXTRA)
+
+
+def publish_of(root: Path, base: str, *, seed: int, change_base: bool = False) -> PublishedVersion:
+    """As `publish`, of an adapter that says it was trained on `base`."""
+    return registry.publish(
+        adapter_folders.write(root / f"trained-{seed}", config=settings(), seed=seed),
+        name="sql",
+        adapters=root / "adapters",
+        check=lambda folder: None,
+        manifest_extra={**EXTRA, "base": {**EXTRA["base"], "id": base}},
+        change_base=change_base,
+    )
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -229,6 +242,45 @@ def test_rollback_refuses_a_version_whose_bytes_changed(tmp_path: Path) -> None:
     with pytest.raises(PublishError, match="changed after it was published"):
         registry.rollback("sql", adapters=tmp_path / "adapters")
     assert resolved(tmp_path) == "v0002"
+
+
+def test_a_name_keeps_its_base(tmp_path: Path) -> None:
+    """A rehearsal on the small base, then a rollback, would put live what the box's base cannot answer by."""
+    publish_of(tmp_path, "fgpipe/tiny", seed=0)
+    publish_of(tmp_path, "fgpipe/tiny", seed=1)
+    adapters = tmp_path / "adapters"
+    before = snapshot(adapters)
+    for seed in (0, 2):  # one that was published before, and a new one
+        with pytest.raises(PublishError, match="expected one of fgpipe/tiny like sql@v0002") as caught:
+            publish_of(tmp_path, "google/functiongemma-270m-it", seed=seed)
+        assert "publish.name=" in caught.value.hint
+    assert snapshot(adapters) == before
+    assert publish_of(tmp_path, "google/functiongemma-270m-it", seed=2, change_base=True).version == "v0003"
+    assert registry.base_of("sql", adapters=adapters) == "google/functiongemma-270m-it"
+    registry.set_alias("sql", "best", "v0003", adapters=adapters)
+    before = snapshot(adapters)
+    for to in (None, "v0001"):
+        with pytest.raises(PublishError, match="an adapter of fgpipe/tiny") as caught:
+            registry.rollback("sql", adapters=adapters, to=to)
+        assert "v0003" in caught.value.hint
+    with pytest.raises(PublishError, match="an adapter of fgpipe/tiny"):
+        registry.set_alias("sql", "small", "v0001", adapters=adapters)
+    assert snapshot(adapters) == before
+    assert publish_of(tmp_path, "google/functiongemma-270m-it", seed=3).version == "v0004"
+    assert registry.rollback("sql", adapters=adapters).version == "v0003"
+    back = publish_of(tmp_path, "fgpipe/tiny", seed=1, change_base=True)
+    assert (back.version, back.created) == ("v0002", False)
+    assert registry.base_of("sql", adapters=adapters) == "fgpipe/tiny"
+
+
+def test_a_taken_name_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    """An hour of training would end in a refusal that could have come first."""
+    publish_of(tmp_path, "google/functiongemma-270m-it", seed=0)
+    words = ["task=sql", "model=tiny", f"paths.adapters={tmp_path}/adapters", f"paths.runs={tmp_path}/runs"]
+    for begin in (pipeline.publish, pipeline.run_all):
+        with pytest.raises(PublishError, match="got an adapter of fgpipe/tiny"):
+            begin(compose(words))  # type: ignore[operator]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_damaged_pointer_is_named_and_can_be_mended(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def composed(stack: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         timeout=60,
-        env={"PATH": "/usr/bin:/bin", "COMPOSE_PROFILES": "three"},
+        env={"PATH": "/usr/bin:/bin", "COMPOSE_PROFILES": "three,gpu"},
     )
     assert done.returncode == 0, done.stderr
     assert "variable is not set" not in done.stderr, done.stderr
@@ -55,7 +55,9 @@ def test_compose_takes_every_stack_with_the_example_settings(stack: str) -> None
     for name, service in services.items():
         assert service["restart"] == "unless-stopped", name
         assert service["logging"]["options"] == {"max-size": "20m", "max-file": "5"}, name
-        assert name in ("docker-proxy", "docker-reader", "dcgm-exporter") or service["healthcheck"]["test"], name
+        assert name == "dcgm-exporter" or service["healthcheck"]["test"], name
+        if name.startswith("docker-"):
+            assert "-allowhealthcheck" in service["command"], name
         assert "ports" not in service, f"{name}: a published port is open to the box's own network"
         if not name.startswith(("tailscale", "docker-")):
             assert service["network_mode"] == "service:tailscale", name
@@ -83,6 +85,35 @@ def test_only_the_sidecar_reaches_docker_and_only_readers_read() -> None:
         assert mounts[name]["/adapters"]["read_only"] is True, name
     assert mounts["server"]["/models"]["read_only"] is True
     assert services["server"]["user"] == "1000:1000"
+
+
+@needs_compose
+def test_a_container_that_may_end_is_started_only_when_asked_for() -> None:
+    """`up --wait`, and with it `update.sh --everything`, would fail where NVIDIA's management library is incomplete."""
+    tree = yaml.safe_load(MONITORING.read_text())["services"]
+    assert {name: service["profiles"] for name, service in tree.items() if "profiles" in service} == {
+        "dcgm-exporter": ["gpu"]
+    }
+    assert "COMPOSE_PROFILES=\n" in (SERVE / ".env.example").read_text()
+
+
+@needs_compose
+def test_the_files_named_in_the_settings_are_the_ones_that_count(tmp_path: Path) -> None:
+    """An update would start the adapters' server beside several full models, on the same GPU."""
+    for file in SERVE.glob("compose*.yaml"):
+        shutil.copy(file, tmp_path)
+    example = (SERVE / ".env.example").read_text()
+    assert "\nCOMPOSE_FILE=compose.yaml\n" in example
+    (tmp_path / ".env").write_text(example.replace("COMPOSE_FILE=compose.yaml", f"COMPOSE_FILE={MODELS.name}"))
+    done = subprocess.run(
+        ["docker-compose", "config", "--services"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    # Debian's old docker-compose lists services whose profile is off, too.
+    assert set(done.stdout.split()) - {"model-c"} == {"docker-proxy", "tailscale", "model-a", "model-b", "gateway"}, (
+        done.stderr
+    )
+    for script in ("update.sh", "rejoin.sh"):
+        assert not re.search(r"docker compose (-f|--file)", (SERVE / script).read_text())
 
 
 @needs_compose

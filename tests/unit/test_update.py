@@ -231,6 +231,33 @@ def test_in_the_sidecar_nothing_is_done_that_would_end_or_mislead_it(box: Box) -
     assert box.running == "healthy 2"
 
 
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.multimodel.yaml", "compose.socket.yaml", "sidecar/x"])
+def test_what_an_update_from_the_sidecar_leaves_is_said(box: Box, file: str) -> None:
+    """The proxy, the sidecar or an exporter would go on as before without a word."""
+    path = box.folder / "author" / "serve" / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("changed\n")
+    box.git("add", "--all", where="author")
+    box.push("healthy 2")
+    status, said = box.update()
+    assert (status, "--everything on the box" in said) == (0, True), said
+    box.push("healthy 3")
+    assert "--everything" not in box.update()[1]
+
+
+def test_settings_that_do_not_start_are_not_blamed_on_the_revision(box: Box) -> None:
+    """After a wrong line in .env one would look for a fault in a revision that has run for weeks."""
+    docker = box.folder / "bin" / "docker"
+    docker.write_text(DOCKER.replace('grep -q "^healthy"', "! grep -q wrong .env && grep -q '^healthy'"))
+    settings = box.checkout / "serve" / ".env"
+    right = settings.read_text()
+    settings.write_text(right + "FGPIPE_MAX_LORAS=wrong\n")
+    status, said = box.update("--force")
+    assert (status, "a line of .env?" in said, "not tried again" in said) == (1, True, False), said
+    settings.write_text(right)
+    assert box.update("--force")[0] == 0
+
+
 def test_mistakes_are_told_before_anything_changes(box: Box) -> None:
     """An update would stop half-way at what could have been seen at once."""
     box.push("healthy 2")

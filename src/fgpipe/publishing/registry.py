@@ -21,6 +21,8 @@ from fgpipe import adapters_folder, artifacts, store
 from fgpipe.adapters_folder import ADAPTER_FILES, CARD_FILE, CHANNEL_FILE, MANIFEST_FILE, Channel
 from fgpipe.errors import PublishError
 from fgpipe.progress import say
+from fgpipe.publishing import bases
+from fgpipe.publishing.bases import base_of
 from fgpipe.publishing.card import card
 from fgpipe.publishing.listing import VersionEntry, entry_json, render_versions, versions
 from fgpipe.publishing.workspace import CANDIDATE, STAGING, copied, locked, made
@@ -61,6 +63,7 @@ def publish(
     check: Callable[[Path], object],
     manifest_extra: Mapping[str, Any],
     tried: str | None = None,
+    change_base: bool = False,
 ) -> PublishedVersion:
     """Make the PEFT folder `adapter` the live version of `name` in the folder `adapters`.
 
@@ -71,9 +74,11 @@ def publish(
         manifest_extra: where it comes from; `base` (with `id`) is required; `task`, `instruction`, `config`, `data`,
             `training`, `scores`, `versions`, `git`, `parity` are shown on the card.
         tried: digest of the adapter that was `on_trial`; another one is refused.
+        change_base: let the name mean an adapter of another base than the live one's.
 
     Raises:
-        PublishError: the name cannot be used or the files cannot be written; what was live stays live.
+        PublishError: the name cannot be used, belongs to another base, or the files cannot be written; what was live
+            stays live.
     """
     _require_usable(name, base_id=manifest_extra["base"]["id"])
     check(adapter)
@@ -81,6 +86,8 @@ def publish(
         with locked(made(adapters, name)) as folder, copied(adapter, folder, STAGING) as staging:
             check(staging)
             channel = adapters_folder.read_channel(folder) or Channel()
+            if not change_base:
+                bases.require_base(name, manifest_extra["base"]["id"], adapters=adapters)
             content = _content(staging)
             if tried not in (None, content):
                 raise PublishError(f"{adapter}: got other files than those on trial, expected them unchanged")
@@ -130,7 +137,8 @@ def rollback(name: str, *, adapters: Path, to: str | None = None) -> PublishedVe
     With `to`, a damaged `channel.json` is written anew.
 
     Raises:
-        PublishError: there is no such version, or its files are not those that were published.
+        PublishError: there is no such version, its files are not those that were published, or it is of another base
+            than the live one.
     """
     with writing(name, adapters) as folder:
         try:
@@ -144,6 +152,7 @@ def rollback(name: str, *, adapters: Path, to: str | None = None) -> PublishedVe
         if version is None:
             raise PublishError(f"rollback {name}: got no previous version", hint=_known(folder))
         _require_version(folder, version)
+        bases.require_same(folder, version, live=channel.current)
         _point(folder, replace(channel, last=_next_number(folder, channel) - 1), version)
         return PublishedVersion(name, version, folder / version, created=False)
 
@@ -152,7 +161,8 @@ def set_alias(name: str, alias: str, version: str | None, *, adapters: Path) -> 
     """Let `name@alias` mean `version`; None forgets the alias.
 
     Raises:
-        PublishError: the alias reads like a version or is no name, or there is no such version.
+        PublishError: the alias reads like a version or is no name, there is no such version, or it is of another base
+            than the live one.
     """
     like_version = (alias[:1] == "v" and alias[1:].isdigit()) or adapters_folder.is_candidate(alias)
     if not adapters_folder.is_name(alias) or like_version:
@@ -165,19 +175,9 @@ def set_alias(name: str, alias: str, version: str | None, *, adapters: Path) -> 
             raise PublishError(f"alias: got {alias!r}, which {name} does not have, expected one of: {known}")
         if version is not None:
             _require_version(folder, version)
+            bases.require_same(folder, version, live=channel.current)
             aliases[alias] = version
         _write_channel(folder, replace(channel, aliases=aliases))
-
-
-def base_of(name: str, *, adapters: Path) -> str | None:
-    """Name of the base that the newest version of `name` says it was trained on; None if none says so."""
-    if not adapters_folder.is_name(name):
-        return None
-    folder = adapters.resolve() / name
-    for version in reversed(adapters_folder.versions_of(folder)):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return str(store.read_json(folder / version / MANIFEST_FILE)["base"]["id"])
-    return None
 
 
 @contextmanager
