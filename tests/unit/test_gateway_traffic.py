@@ -53,8 +53,10 @@ def test_every_path_but_the_open_ones_needs_a_key() -> None:
             for method in ("GET", "POST", "OPTIONS", "PUT", "DELETE", "HEAD"):
                 refused = stranger.request(method, path, headers={"Authorization": "Bearer wrong"})
                 assert refused.status_code == 401, (method, path)
-        for path in ("/", "/health", "/ready", "/metrics"):
-            assert stranger.get(path).status_code == 200
+        for path in ("/", "/health", "/ready"):
+            assert stranger.get(path, headers={"Host": "fgpipe:8080"}).status_code == 200
+        assert stranger.get("/metrics", headers={"Host": "fgpipe:8080"}).status_code == 401
+        assert stranger.get("/metrics").status_code == 200, "Prometheus asks from the loopback, and has no key"
     assert not one.asked
 
 
