@@ -112,12 +112,11 @@ def test_figures_are_open_to_this_machines_prometheus_and_to_no_other_stranger()
     guard = Access(lambda *_: None, keys=ClientKeys(["key"]))  # type: ignore[arg-type,return-value]
     for client in (("127.0.0.1", 1), ("127.8.8.8", 1), ("::1", 1)):
         assert guard.judge(scope("/metrics", client=client)) is None
-    beyond = (STRANGER, ("100.64.0.7", 1), ("fe80::1", 1), ("", 0), ("localhost.evil.example", 1), None)
-    for client in beyond:
-        refused = guard.judge(scope("/metrics", client=client))
-        assert refused is not None, client
+    for peer in (STRANGER, ("100.64.0.7", 1), ("fe80::1", 1), ("", 0), ("localhost.evil.example", 1), None):
+        refused = guard.judge(scope("/metrics", client=peer))
+        assert refused is not None, peer
         assert refused.status == 401
-        assert guard.judge(scope("/metrics", client=client, key="key")) is None
+        assert guard.judge(scope("/metrics", client=peer, key="key")) is None
     # A page in this machine's browser, whose name was made to mean 127.0.0.1; a proxy here that others ask.
     assert guard.judge(scope("/metrics", host="evil.example:8080")) is not None
     assert guard.judge(scope("/metrics", host="fgpipe:8080")) is not None
