@@ -52,7 +52,9 @@ KEYS: tuple[Entry, ...] = (
     ("FGPIPE_ADMIN_KEY", "", "the server's key for taking up new versions; another than VLLM_API_KEY"),
     ("HF_TOKEN", "", "hub token; needed for the gated base if it is not in FGPIPE_MODELS_DIR"),
     ("LOGFIRE_TOKEN", "", "sends the gateway's traces to Pydantic Logfire; empty: off"),
+    ("LOGFIRE_BASE_URL", "", "a Logfire of your own; empty: the one of the region that the token names"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "", "sends the gateway's traces to an OpenTelemetry collector; empty: off"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "", "what that collector wants to see, name=value with commas between; a key often"),
 )
 
 CONTAINER: tuple[Entry, ...] = (

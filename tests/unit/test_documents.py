@@ -1,52 +1,21 @@
-"""What the guides name exists: files, commands, variables, keys, targets, links."""
+"""What the guides name exists: files, variables, keys, targets, links. Commands: `test_documented_commands`."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
-from fgpipe import cli
+from documents import CONCEPT, DOCUMENTS, GUIDE, ROOT, code
 from fgpipe.config import Config, ServerConfig, keys
-
-ROOT = Path(__file__).parents[2]
-GUIDE, CONCEPT, STACK = ROOT / "docs/SETUP_GUIDE.md", ROOT / "docs/CONCEPT.md", ROOT / "serve/README.md"
-DOCUMENTS = [GUIDE, CONCEPT, STACK]
 
 ELSEWHERE = {"HF_HOME", "VLLM_CACHE_ROOT", "FGPIPE_KEY", "FGPIPE_ADAPTERS", "FGPIPE_PRINT", "FGPIPE_PYTHON"}
 """Variables that containers, scripts and clients set for themselves."""
 
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-
-
-def code(document: Path) -> str:
-    """Everything set as code."""
-    text = document.read_text()
-    return "\n".join([*re.findall(r"(?ms)^```\w*\n(.*?)^```", text), *re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)])
-
-
-@documents
-def test_every_command_parses(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A new user would type a line of the guide and read 'unknown flag'."""
-    lines = re.findall(r"python -m fgpipe ([^\n#&|]+)", code(document).replace("\\\n", " "))
-    assert lines
-    parser, _ = cli._parsers()
-    known = {key for key, _, _ in keys(Config)} | {"task", "model", "server"}
-    for line in lines:
-        words = [word for word in shlex.split(line) if not re.fullmatch(r"\[.*\]|…|PATH|FOLDER", word)]
-        assert words[0] in cli.COMMANDS, line
-        parsed, rest = parser.parse_known_args(words)
-        assert not [word for word in rest if word.startswith("-")], line
-        own = {"shrink": {"r", "out"}}.get(words[0], set())
-        if words[0] in ("plan", "download"):
-            continue
-        for word in parsed.overrides:
-            if "=" in word:
-                assert word.partition("=")[0] in known | own, line
 
 
 @documents

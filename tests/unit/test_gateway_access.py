@@ -17,6 +17,7 @@ from fgpipe.gateway import access
 from fgpipe.gateway.access import KEYS_FILE_VARIABLE, KEYS_VARIABLE, Access, ClientKeys
 from fgpipe.keys import ADMIN_KEY_VARIABLE, CLIENT_KEY_VARIABLE
 
+STRANGER = ("192.0.2.7", 50000)
 VARIABLES = (KEYS_VARIABLE, KEYS_FILE_VARIABLE, CLIENT_KEY_VARIABLE, ADMIN_KEY_VARIABLE)
 
 
@@ -68,18 +69,25 @@ def test_clients_must_not_hold_the_servers_keys(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.delenv(variable)
 
 
-def scope(path: str, *, key: str | None = None, host: str = "127.0.0.1:8080", scheme: str = "Bearer") -> dict[str, Any]:
+def scope(
+    path: str,
+    *,
+    key: str | None = None,
+    host: str = "127.0.0.1:8080",
+    scheme: str = "Bearer",
+    client: tuple[str, int] | None = ("127.0.0.1", 50000),
+) -> dict[str, Any]:
     headers = [(b"host", host.encode())]
     if key is not None:
         headers.append((b"authorization", f"{scheme} {key}".encode()))
-    return {"type": "http", "path": path, "method": "GET", "headers": headers}
+    return {"type": "http", "path": path, "method": "GET", "headers": headers, "client": client}
 
 
 def test_only_open_paths_answer_without_a_key() -> None:
     """Answers, names or figures would be readable by anyone."""
     guard = Access(lambda *_: None, keys=ClientKeys(["key"]))  # type: ignore[arg-type,return-value]
-    for path in ("/", "/health", "/ready", "/metrics"):
-        assert guard.judge(scope(path)) is None
+    for path in ("/", "/health", "/ready"):
+        assert guard.judge(scope(path, client=STRANGER, host="fgpipe:8080")) is None
     for path in (
         "/v1/models",
         "/api/adapters",
@@ -88,6 +96,8 @@ def test_only_open_paths_answer_without_a_key() -> None:
         "/health/",
         "//",
         "/metrics/../v1/models",
+        "/metrics/",
+        "//metrics",
     ):
         refused = guard.judge(scope(path))
         assert refused is not None
@@ -95,6 +105,29 @@ def test_only_open_paths_answer_without_a_key() -> None:
         assert guard.judge(scope(path, key="key")) is None
         assert guard.judge(scope(path, key="key", scheme="Basic")) is not None
         assert guard.judge(scope(path, key="wrong")) is not None
+
+
+def test_figures_are_open_to_this_machines_prometheus_and_to_no_other_stranger() -> None:
+    """Names of adapters, versions and traffic would be there for the whole network; or every alert would go silent."""
+    guard = Access(lambda *_: None, keys=ClientKeys(["key"]))  # type: ignore[arg-type,return-value]
+    for client in (("127.0.0.1", 1), ("127.8.8.8", 1), ("::1", 1)):
+        assert guard.judge(scope("/metrics", client=client)) is None
+    for peer in (STRANGER, ("100.64.0.7", 1), ("fe80::1", 1), ("", 0), ("localhost.evil.example", 1), None):
+        refused = guard.judge(scope("/metrics", client=peer))
+        assert refused is not None, peer
+        assert refused.status == 401
+        assert guard.judge(scope("/metrics", client=peer, key="key")) is None
+    # A page in this machine's browser, whose name was made to mean 127.0.0.1; a proxy here that others ask.
+    assert guard.judge(scope("/metrics", host="evil.example:8080")) is not None
+    assert guard.judge(scope("/metrics", host="fgpipe:8080")) is not None
+
+
+def test_a_forwarding_header_makes_nobody_local() -> None:
+    """A stranger would write that it is 127.0.0.1."""
+    guard = Access(lambda *_: None, keys=ClientKeys(["key"]))  # type: ignore[arg-type,return-value]
+    asked = scope("/metrics", client=STRANGER)
+    asked["headers"] += [(b"x-forwarded-for", b"127.0.0.1"), (b"forwarded", b"for=127.0.0.1")]
+    assert guard.judge(asked) is not None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "localhost:1", "[::1]:8080", "LOCALHOST:8080"])

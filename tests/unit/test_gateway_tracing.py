@@ -11,7 +11,13 @@ import pytest
 from fgpipe.gateway import tracing
 from gateway_running import StandIn, gateway, listening
 
-VARIABLES = (*tracing.ENDPOINT_VARIABLES, tracing.LOGFIRE_VARIABLE, tracing.LOGFIRE_URL_VARIABLE, "OTEL_SDK_DISABLED")
+VARIABLES = (
+    *tracing.ENDPOINT_VARIABLES,
+    *tracing.HEADERS_VARIABLES,
+    tracing.LOGFIRE_VARIABLE,
+    tracing.LOGFIRE_URL_VARIABLE,
+    "OTEL_SDK_DISABLED",
+)
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -61,6 +67,7 @@ def test_a_request_is_a_span_where_the_environment_says(logfire: bool, monkeypat
             monkeypatch.setenv(tracing.LOGFIRE_URL_VARIABLE, sink)
         else:
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=of the collector's own")
         with gateway(url) as front:
             answer = front.client.post("/v1/chat/completions", json={"model": "sql"}, headers={"traceparent": PARENT})
             assert answer.status_code == 200
@@ -73,6 +80,20 @@ def test_a_request_is_a_span_where_the_environment_says(logfire: bool, monkeypat
     assert span.trace_id.hex() == PARENT.split("-")[1]
     assert one.headers[0]["traceparent"].split("-")[1:3] == [span.trace_id.hex(), span.span_id.hex()]
     assert (collector.headers[0].get("authorization") == "pylf_v1_eu_secret") is logfire
+    assert (collector.headers[0].get("x-key") == "of the collector's own") is not logfire
+
+
+def test_empty_variables_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container every variable is there: empty ones would send spans to nowhere, or break the others."""
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")
+    assert tracing.tracing().tracer is None
+    collector, one = Collector(), StandIn()
+    with listening(collector) as sink, listening(one) as url:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink)
+        with gateway(url) as front:
+            assert front.ask().status_code == 200
+    assert len(collector.spans) == 1
 
 
 def test_without_a_token_nothing_of_it_is_loaded() -> None:

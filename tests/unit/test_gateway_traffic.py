@@ -53,8 +53,10 @@ def test_every_path_but_the_open_ones_needs_a_key() -> None:
             for method in ("GET", "POST", "OPTIONS", "PUT", "DELETE", "HEAD"):
                 refused = stranger.request(method, path, headers={"Authorization": "Bearer wrong"})
                 assert refused.status_code == 401, (method, path)
-        for path in ("/", "/health", "/ready", "/metrics"):
-            assert stranger.get(path).status_code == 200
+        for path in ("/", "/health", "/ready"):
+            assert stranger.get(path, headers={"Host": "fgpipe:8080"}).status_code == 200
+        assert stranger.get("/metrics", headers={"Host": "fgpipe:8080"}).status_code == 401
+        assert stranger.get("/metrics").status_code == 200, "Prometheus asks from the loopback, and has no key"
     assert not one.asked
 
 
@@ -377,6 +379,41 @@ def test_several_models_stand_behind_one_address() -> None:
     assert [asked["model"] for asked in small.asked] == ["small", "sql", "sql@v0001"]
     assert [asked["model"] for asked in large.asked] == ["large", "essay", "new"]
     assert listed == {"small": None, "sql": "small", "large": None, "essay": "large"}
+
+
+def test_one_model_can_be_looked_up_by_each_name_that_answers() -> None:
+    """A client that looks its model up first, as OpenAI's library can, would call it missing and not ask."""
+    one = StandIn("google/functiongemma-270m-it", ("sql", "mail@v0003"))
+    old = {**entry("sql", base=one.base), "version": "v0000", "live": False, "aliases": ["best"]}
+    gone = entry("gone", base=one.base)
+    with listening(one) as url, gateway(url, entries=[entry("sql", base=one.base), old, gone]) as front:
+        listed = {found["id"]: found for found in front.client.get("/v1/models").json()["data"]}
+        for name, found in listed.items():
+            assert front.client.get(f"/v1/models/{name}").json() == found
+        for name in (one.base, "sql@v0000", "sql@v0001", "sql@best"):
+            for written in (name, name.replace("/", "%2F").replace("@", "%40")):
+                found = front.client.get(f"/v1/models/{written}").json()
+                assert (found["id"], found["object"]) == (name, "model")
+        for name in ("nobody", "sql@v0009", "sql@worst", "gone", "gone@v0001", "mail@v0001", "sql/", "", "../sql"):
+            missing = front.client.get(f"/v1/models/{name}")
+            assert missing.status_code == 404, name
+            assert set(missing.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/audio/speech", "/nothing"])
+def test_a_path_that_is_not_served_is_answered_with_those_that_are(path: str) -> None:
+    """The client would have to guess whether the address, the model or the gateway is wrong."""
+    one = StandIn()
+    with listening(one) as url, gateway(url) as front:
+        refused = front.client.post(path, json={"model": "sql", "input": "x"})
+        assert refused.status_code == 404
+        message = refused.json()["error"]["message"]
+        described = front.client.get("/openapi.json").json()["paths"]
+        assert all(served in message for served in described)
+        assert "POST /v1/chat/completions" in message
+        wrong = front.client.get("/v1/chat/completions")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert not one.asked
 
 
 def test_an_upstream_that_is_ill_gets_nothing() -> None:

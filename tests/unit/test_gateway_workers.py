@@ -342,3 +342,32 @@ def test_no_order_of_events_overruns_an_upstream_or_loses_a_slot(steps: list[str
 
 async def no_routes(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("nobody asked for a route")
+
+
+def own_address() -> str:
+    """An address of this machine that is not the loopback; "" if it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            return ""
+        address: str = probe.getsockname()[0]
+        return "" if address.startswith("127.") else address
+
+
+@pytest.mark.skipif(not own_address(), reason="this machine has no address but the loopback")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_figures_are_for_this_machine_alone_where_others_can_ask(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everyone in the network could read adapters' names and traffic, or Prometheus could not."""
+    monkeypatch.setenv("FGPIPE_GATEWAY_KEYS", "key")
+    with listening(StandIn()) as url, running(tmp_path, url, workers=workers, host="0.0.0.0") as front:
+        beyond = front.url.replace("127.0.0.1", own_address())
+        forged = {"Host": "127.0.0.1", "X-Forwarded-For": "127.0.0.1"}
+        for _ in range(4):  # each connection may be another worker's
+            assert httpx.get(f"{front.url}/metrics").status_code == 200
+            assert httpx.get(f"{beyond}/metrics").status_code == 401
+            assert httpx.get(f"{beyond}/metrics", headers=forged).status_code == 401
+            assert httpx.get(f"{beyond}/metrics", headers={"Authorization": "Bearer key"}).status_code == 200
+            assert httpx.get(f"{beyond}/health").status_code == 200

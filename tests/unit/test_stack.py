@@ -220,12 +220,20 @@ def test_scripts_are_clean() -> None:
         assert re.search(r"^set -eu(o pipefail)?$", script.read_text(), re.MULTILINE), script
 
 
+ID = "0a1b2c3d4e5f" + 52 * "6"
 ALLOWED = [
     ("HEAD", "/_ping"),
+    ("GET", "/_ping"),
+    ("GET", "/v1.51/info"),
     ("GET", "/v1.51/version"),
     ("GET", "/v1.51/containers/json"),
-    ("GET", "/v1.51/containers/0a1b2c/json"),
+    ("GET", f"/v1.51/containers/{ID}/json"),
+    ("GET", f"/v1.51/containers/{ID}/logs"),
+    ("GET", "/v1.51/containers/0a1b2c3d4e5f/json"),
+    ("GET", "/v1.51/containers/fgpipe-sync-1/json"),
+    ("GET", "/v1.51/containers/fgpipe-sync-1/logs"),
     ("GET", "/v1.51/images/fgpipe/server:local/json"),
+    ("GET", "/v1.51/images/sha256:0a1b/json"),
     ("GET", "/v1.51/volumes/fgpipe_tailscale"),
     ("GET", "/v1.51/networks/fgpipe_default"),
     ("GET", "/v1.51/events"),
@@ -234,38 +242,95 @@ ALLOWED = [
     ("POST", "/grpc"),
     ("POST", "/v1.51/images/create"),
     ("POST", "/v1.51/images/fgpipe/server:local/tag"),
+    ("POST", "/v1.51/images/fgpipe/gateway:previous/tag"),
     ("POST", "/v1.51/containers/create"),
-    ("POST", "/v1.51/containers/0a1b2c/start"),
-    ("POST", "/v1.51/containers/0a1b2c/rename"),
-    ("DELETE", "/v1.51/containers/0a1b2c"),
+    ("POST", f"/v1.51/containers/{ID}/start"),
+    ("POST", f"/v1.51/containers/{ID}/stop"),
+    ("POST", f"/v1.51/containers/{ID}/restart"),
+    ("POST", "/v1.51/containers/0a1b2c3d4e5f_fgpipe-server-1/rename"),
+    ("POST", "/v1.51/containers/fgpipe-docker-proxy-1/stop"),
+    ("DELETE", f"/v1.51/containers/{ID}"),
 ]
 REFUSED = [
-    ("POST", "/v1.51/containers/0a1b2c/exec"),
+    ("POST", f"/v1.51/containers/{ID}/exec"),
     ("POST", "/v1.51/exec/0a1b2c/start"),
-    ("GET", "/v1.51/containers/0a1b2c/archive"),
-    ("PUT", "/v1.51/containers/0a1b2c/archive"),
-    ("GET", "/v1.51/containers/0a1b2c/export"),
-    ("POST", "/v1.51/containers/0a1b2c/update"),
+    ("GET", f"/v1.51/containers/{ID}/archive"),
+    ("PUT", f"/v1.51/containers/{ID}/archive"),
+    ("GET", f"/v1.51/containers/{ID}/export"),
+    ("POST", f"/v1.51/containers/{ID}/update"),
+    ("POST", f"/v1.51/containers/{ID}/attach"),
     ("POST", "/v1.51/volumes/create"),
     ("POST", "/v1.51/networks/create"),
     ("POST", "/v1.51/swarm/init"),
+    ("POST", "/v1.51/services/create"),
     ("POST", "/v1.51/plugins/pull"),
     ("POST", "/v1.51/containers/prune"),
     ("DELETE", "/v1.51/volumes/fgpipe_tailscale"),
     ("DELETE", "/v1.51/images/fgpipe/server:local"),
     ("GET", "/v1.51/secrets"),
     ("POST", "/v1.51/containers/x/../../volumes/create"),
+    # Without a version Docker takes the same requests: one way in is enough.
+    ("POST", "/containers/create"),
+    ("POST", f"/containers/{ID}/start"),
+    ("GET", "/containers/json"),
+    ("DELETE", f"/containers/{ID}"),
+    ("POST", "/build"),
+    # Another project's containers by their names, or by the start of an id, which is a name as well.
+    ("POST", "/v1.51/containers/blog-db-1/stop"),
+    ("POST", "/v1.51/containers/notfgpipe-db-1/stop"),
+    ("POST", "/v1.51/containers/fgpipe2-db-1/stop"),
+    ("POST", "/v1.51/containers/0a1b2c/stop"),
+    ("GET", "/v1.51/containers/blog-db-1/json"),
+    ("GET", "/v1.51/containers/blog-db-1/logs"),
+    ("DELETE", "/v1.51/containers/blog-db-1"),
+    ("POST", "/v1.51/containers/blog-db-1/rename"),
+    ("POST", "/v1.51/images/postgres:17/tag"),
+    # What a pattern would let through whose alternatives stand outside of brackets.
+    ("GET", "/_ping/../containers/json"),
+    ("POST", f"/grpc/v1.51/containers/{ID}/exec"),
+    ("POST", f"/v1.51/exec/{ID}/session"),
 ]
 
 
+@needs_compose
 def test_the_docker_proxy_allows_what_an_update_asks_for_and_no_more() -> None:
     """Updates would stop at a 403, or the sidecar could run commands in any container of the machine."""
-    words = yaml.safe_load(MAIN.read_text())["services"]["docker-proxy"]["command"]
-    patterns = dict(re.findall(r"-allow([A-Z]+)=(.*)", "\n".join(word for word in words if "bindmount" not in word)))
+    words = composed("main")["services"]["docker-proxy"]["command"]
+    allowed = [found.groups() for word in words if (found := re.fullmatch("-allow([A-Z]+)=(.*)", word))]
+    assert allowed
 
     def passes(method: str, path: str) -> bool:
-        # The proxy anchors its patterns.
-        return method in patterns and re.fullmatch(patterns[method], path) is not None
+        # As the proxy does it: no brackets of its own between ^ and $, and any of several patterns.
+        return any(method == its and re.search(f"^{pattern}$", path) for its, pattern in allowed)
 
     assert [request for request in ALLOWED if not passes(*request)] == []
     assert [request for request in REFUSED if passes(*request)] == []
+
+
+@needs_compose
+def test_every_container_of_the_stack_can_be_named_to_the_docker_proxy() -> None:
+    """`docker logs fgpipe-…-1` in the sidecar would be refused for a service with an unusual name."""
+    words = "\n".join(composed("main")["services"]["docker-proxy"]["command"])
+    names = {service for stack in STACKS for service in composed(stack)["services"]}
+    (pattern,) = re.findall(r"-allowGET=(.*/\(json\|logs\))$", words, re.MULTILINE)
+    for name in names:
+        assert re.search(f"^{pattern}$", f"/v1.51/containers/fgpipe-{name}-1/logs"), name
+
+
+@needs_compose
+def test_the_docker_proxy_mounts_the_stacks_own_folders_and_no_others() -> None:
+    """An update could not start the stack again, or a container be made with the whole disk in it."""
+    services = composed("main")["services"]
+    (word,) = [word for word in services["docker-proxy"]["command"] if word.startswith("-allowbindmountfrom=")]
+    folders = set(word.partition("=")[2].split(","))
+    replaced = {
+        mount["source"]
+        for name, service in services.items()
+        if name not in ("tailscale", "docker-proxy")
+        for mount in service.get("volumes", [])
+        if isinstance(mount, dict) and mount["type"] == "bind"
+    }
+    assert folders == replaced
+    # Before this version, a create without the API's version, or a volume that is a folder, was not looked at.
+    version = services["docker-proxy"]["image"].rpartition(":")[2]
+    assert tuple(map(int, version.split("."))) >= (1, 13, 0)

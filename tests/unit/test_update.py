@@ -22,7 +22,7 @@ case "$*" in
   info) exit 0 ;;
   "info --format {{.OperatingSystem}}") cat "$WORLD/system" ;;
   "compose config --services") printf '%s\n' tailscale docker-proxy server gateway ;;
-  "compose config --images") printf '%s\n' wollomatic/socket-proxy:1.12.3 fgpipe/server:local fgpipe/gateway:local ;;
+  "compose config --images") printf '%s\n' wollomatic/socket-proxy:1.13.1 fgpipe/server:local fgpipe/gateway:local ;;
   "image inspect "*) [[ -f $WORLD/images/${3//\//_} ]] ;;
   "tag "*) cp "$WORLD/images/${2//\//_}" "$WORLD/images/${3//\//_}" ;;
   "compose build "*)

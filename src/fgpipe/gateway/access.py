@@ -17,8 +17,12 @@ KEYS_VARIABLE = "FGPIPE_GATEWAY_KEYS"
 KEYS_FILE_VARIABLE = "FGPIPE_GATEWAY_KEYS_FILE"
 """A file with keys, one a line, as Docker's secrets are."""
 
-OPEN = frozenset({"/", "/health", "/ready", "/metrics"})
-"""Answered without a key: the page, which holds no data, health checks, and Prometheus."""
+OPEN = frozenset({"/", "/health", "/ready"})
+"""Answered without a key: the page, which holds no data, and health checks."""
+
+OPEN_HERE = frozenset({"/metrics"})
+"""Answered without a key to who asks from this machine's loopback: Prometheus in the same network. Adapters' names,
+versions and traffic stand there."""
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -101,17 +105,33 @@ class Access:
         """Why the request may not pass; None if it may."""
         headers = dict(scope["headers"])
         if not self.keys:
-            # A page of another site, whose name was made to mean 127.0.0.1, could read what is here.
-            host = headers.get(b"host", b"").decode("latin-1")
-            name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-            if name.strip("[]").lower() not in LOCAL_NAMES:
+            if not _meant_for_loopback(headers):
+                host = headers.get(b"host", b"").decode("latin-1")
                 return RefusedError(
                     403, f"host: got {host[:80]!r}, expected localhost, as this gateway has no client keys"
                 )
             return None
         if scope["path"] in OPEN or self.keys.open_for(_bearer(headers)):
             return None
+        if scope["path"] in OPEN_HERE and _from_loopback(scope) and _meant_for_loopback(headers):
+            return None
         return RefusedError(401, "key: got none or a wrong one, expected the header Authorization: Bearer <client key>")
+
+
+def _meant_for_loopback(headers: dict[bytes, bytes]) -> bool:
+    """Whether the address that was asked for is this machine's loopback.
+
+    A page of another site, whose name was made to mean 127.0.0.1, asks for another.
+    """
+    host = headers.get(b"host", b"").decode("latin-1")
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    return name.strip("[]").lower() in LOCAL_NAMES
+
+
+def _from_loopback(scope: Scope) -> bool:
+    """Whether the other end of the connection is on this machine."""
+    client = scope.get("client")
+    return client is not None and keys.is_loopback(client[0])
 
 
 def _bearer(headers: dict[bytes, bytes]) -> str | None:

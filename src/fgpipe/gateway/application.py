@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from fgpipe.config import GatewayConfig
@@ -93,6 +94,11 @@ def _add_telling(app: FastAPI, desk: OwnDesk) -> None:
     async def models() -> JSONResponse:
         return JSONResponse({"object": "list", "data": desk.published.models()})
 
+    async def model(name: str) -> Response:
+        if (found := desk.published.model(name)) is not None:
+            return JSONResponse(found)
+        return _error(404, f"model: got {name[:200]!r}, expected a name of /v1/models")
+
     async def adapters() -> JSONResponse:
         return JSONResponse({"adapters": desk.published.listing()})
 
@@ -116,6 +122,8 @@ def _add_telling(app: FastAPI, desk: OwnDesk) -> None:
         return Response(body, headers=headers)
 
     app.add_api_route("/v1/models", models, summary="Bases and adapters that can be asked")
+    unknown: dict[int | str, dict[str, Any]] = {404: {"description": "no such model"}}
+    app.add_api_route("/v1/models/{name:path}", model, summary="One of them, by its name", responses=unknown)
     app.add_api_route("/api/adapters", adapters, summary="Published versions, scores, and who answers by them")
     app.add_api_route("/api/figures", figures, summary="Upstreams, queue, and figures by adapter and version")
     app.add_api_route("/health", health, summary="The gateway runs")
@@ -136,12 +144,22 @@ def _takes(schema: dict[str, Any]) -> dict[str, Any]:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path[:200]}: got {error.detail}, expected a path of /openapi.json"
-    return Response(
-        error_json(error.status_code, message),
-        status_code=error.status_code,
-        headers={**(error.headers or {}), "content-type": "application/json"},
-    )
+    expected = "another method"
+    if error.status_code == 404:
+        expected = f"one of {', '.join(_served(request.app))}"
+    message = f"{request.method} {request.url.path[:200]}: got {error.detail}, expected {expected}"
+    return _error(error.status_code, message, error.headers)
+
+
+def _served(app: FastAPI) -> list[str]:
+    """The described paths, with their methods."""
+    found = [route for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema]
+    return [f"{' '.join(sorted(route.methods))} {route.path_format}" for route in found]
+
+
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    all_headers = {**(headers or {}), "content-type": "application/json"}
+    return Response(error_json(status, message), status_code=status, headers=all_headers)
 
 
 def _page() -> tuple[bytes, dict[str, str]]:

@@ -99,3 +99,12 @@ class Published:
                 entry = {"id": name, "object": "model", "created": 0, "owned_by": "fgpipe", "parent": parent}
                 found.setdefault(name, entry)
         return list(found.values())
+
+    def model(self, asked: str) -> dict[str, Any] | None:
+        """The entry of `asked` in `models`; also of a listed name's versions and aliases, which answer unlisted."""
+        listed = {entry["id"]: entry for entry in self.models()}
+        name, _, which = asked.partition("@")
+        known = {it for entry in self.entries if entry["name"] == name for it in (entry["version"], *entry["aliases"])}
+        if asked not in listed and name in listed and which in known:
+            return {**listed[name], "id": asked}
+        return listed.get(asked)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SERVICE = "fgpipe-gateway"
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+HEADERS_VARIABLES = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 LOGFIRE_VARIABLE = "LOGFIRE_TOKEN"
 LOGFIRE_URL_VARIABLE = "LOGFIRE_BASE_URL"
 
@@ -77,7 +78,19 @@ def _exporters() -> Iterator[SpanExporter]:
     if any(os.environ.get(variable) for variable in ENDPOINT_VARIABLES):
         yield OTLPSpanExporter()
     if token:
-        yield OTLPSpanExporter(endpoint=f"{_logfire_url(token)}/v1/traces", headers={"Authorization": token})
+        with _without(HEADERS_VARIABLES):  # they are for the collector, and may hold its key
+            exporter = OTLPSpanExporter(endpoint=f"{_logfire_url(token)}/v1/traces", headers={"Authorization": token})
+        yield exporter
+
+
+@contextmanager
+def _without(names: tuple[str, ...]) -> Iterator[None]:
+    """The environment without `names`, for as long as the block."""
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def _logfire_url(token: str) -> str:
