@@ -4,13 +4,12 @@
 set -euo pipefail
 
 : "${MODEL_PORT:?got none, expected the port to listen on}"
+refuse() { printf 'fgpipe: %s\n' "$*" >&2; exit 2; }
+
 if [[ -z ${MODEL_ID:-} ]]; then
-  printf 'fgpipe: MODEL_ID: got nothing, expected a hub id or a folder below /models; set MODEL_A_ID … in .env\n' >&2
-  exit 2
-fi
-if [[ -z ${MODEL_GPU_MEMORY_UTILIZATION:-} ]]; then
-  printf 'fgpipe: MODEL_GPU_MEMORY_UTILIZATION: got nothing, expected a share of the GPU; python -m fgpipe plan --env-file serve/.env --env\n' >&2
-  exit 2
+  refuse "MODEL_ID: got nothing, expected a hub id or a folder below /models; set MODEL_A_ID … in .env"
+elif [[ -z ${MODEL_GPU_MEMORY_UTILIZATION:-} ]]; then
+  refuse "MODEL_GPU_MEMORY_UTILIZATION: got nothing, expected a share of the GPU; python -m fgpipe plan --env finds it"
 fi
 
 command=("${FGPIPE_PYTHON:-python3}" -m vllm.entrypoints.cli.main serve "$MODEL_ID")
@@ -25,9 +24,11 @@ if [[ -n ${MODEL_MAX_NUM_BATCHED_TOKENS:-} ]]; then
   command+=(--max-num-batched-tokens "$MODEL_MAX_NUM_BATCHED_TOKENS")
 fi
 command+=(--dtype "${MODEL_DTYPE:-auto}")
-if [[ ${MODEL_ENFORCE_EAGER:-false} == true ]]; then
-  command+=(--enforce-eager)
-fi
+case ${MODEL_ENFORCE_EAGER:-false} in
+  true) command+=(--enforce-eager) ;;
+  false) ;;
+  *) refuse "MODEL_ENFORCE_EAGER: got '$MODEL_ENFORCE_EAGER', expected true or false" ;;
+esac
 if [[ -n ${MODEL_TOOL_PARSER:-} ]]; then
   command+=(--enable-auto-tool-choice --tool-call-parser "$MODEL_TOOL_PARSER")
 fi

@@ -51,7 +51,7 @@ class PlannedModel(Section):
     )
     enforce_eager: bool = Field(default=False, description="no CUDA graphs")
     tool_parser: str | None = Field(
-        default=None, pattern=r"^[a-z0-9_]+$", description="vLLM's --tool-call-parser, such as hermes; null: no tools"
+        default=None, pattern=r"^[A-Za-z0-9_-]+$", description="vLLM's --tool-call-parser, such as hermes; null: no tools"
     )
     priority: float = Field(default=1, gt=0, description="weight when memory beyond the least is shared out")
     port: int | None = Field(default=None, ge=1, le=65535, description="null: 8001 and on, in start order")
