@@ -41,7 +41,8 @@ class PlannedModel(Section):
         default="auto", description="of weights and KV cache; auto: vLLM's choice, of two bytes"
     )
     quantization: Literal["none", "fp8", "int8", "int4"] | None = Field(
-        default=None, description="of the linear layers' weights, where config.json names a scheme that plan does not know"
+        default=None,
+        description="of the linear layers' weights, where config.json names a scheme that plan does not know",
     )
     max_model_len_tokens: int = Field(default=4096, ge=64, description="longest prompt plus answer")
     max_num_seqs: int = Field(default=64, ge=1, description="sequences decoded together")
@@ -51,7 +52,9 @@ class PlannedModel(Section):
     )
     enforce_eager: bool = Field(default=False, description="no CUDA graphs")
     tool_parser: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9_-]+$", description="vLLM's --tool-call-parser, such as hermes; null: no tools"
+        default=None,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="vLLM's --tool-call-parser, such as hermes; null: no tools",
     )
     priority: float = Field(default=1, gt=0, description="weight when memory beyond the least is shared out")
     port: int | None = Field(default=None, ge=1, le=65535, description="null: 8001 and on, in start order")

@@ -23,9 +23,7 @@ OPTIONS = ("gpu", "gpu.memory_gib", "gpu.reserved_gib", "config", "models", "lor
 EXAMPLE = "python -m fgpipe plan gpu=rtx4090, or gpu.memory_gib=24; gpu=cpu for vLLM's CPU build"
 
 
-def plan(
-    config: Config, options: Mapping[str, str], values: Mapping[str, str], *, as_json: bool, as_env: bool
-) -> None:
+def plan(config: Config, options: Mapping[str, str], values: Mapping[str, str], *, as_json: bool, as_env: bool) -> None:
     """Print what fits, as a table, as JSON, or as lines for an `.env` file.
 
     Args:

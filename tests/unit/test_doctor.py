@@ -23,8 +23,8 @@ from fgpipe.doctor import Check, access, disks, examine, machine
 from fgpipe.errors import ConfigError
 from fgpipe.serving import gpus
 from fgpipe.serving.gpus import FoundGpu
+from qwen import QWEN
 from stand_in_hub import COMMIT, Hub
-from test_planner import QWEN
 from tiny_server import free_port, free_ports
 
 SECRETS = {
@@ -276,7 +276,9 @@ def test_what_no_container_would_take_is_told_before(
     (check,) = [check for check in failed if check.name == "settings"]
     assert found in check.found
     assert check.change.startswith(variable)
-    assert not [check for check in settings_checks(tiny, {**values, "FGPIPE_REPLICAS": "auto"}) if check.state == "fail"]
+    assert not [
+        check for check in settings_checks(tiny, {**values, "FGPIPE_REPLICAS": "auto"}) if check.state == "fail"
+    ]
 
 
 def test_all_wrong_values_are_told_at_once(tiny: Config, values: dict[str, str]) -> None:

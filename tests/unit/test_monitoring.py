@@ -48,7 +48,9 @@ def test_every_replica_is_looked_at(tmp_path: Path) -> None:
 
 @needs_promtool
 @pytest.mark.parametrize(("profiles", "ports"), [("", (8001, 8112)), ("three", (8001, 8112, 8003))])
-def test_every_model_of_the_stack_of_several_is_looked_at(profiles: str, ports: tuple[int, ...], tmp_path: Path) -> None:
+def test_every_model_of_the_stack_of_several_is_looked_at(
+    profiles: str, ports: tuple[int, ...], tmp_path: Path
+) -> None:
     """Prometheus would watch a server that does not run, cry for it, and say nothing of the models."""
     files = "compose.multimodel.yaml:compose.monitoring.yaml"
     file = configuration(tmp_path, compose_file=files, compose_profiles=profiles, model_b_port=8112)

@@ -14,7 +14,7 @@ import yaml
 
 from fgpipe.appliance import read_env
 from fgpipe.cli import main
-from test_planner import QWEN
+from qwen import QWEN
 
 SERVE = Path(__file__).parents[2] / "serve"
 GPU = "gpu.memory_gib=24"
@@ -89,7 +89,7 @@ def composed(env: Path) -> dict[str, Any]:
 
 
 def flags(environment: dict[str, Any]) -> dict[str, str]:
-    """vLLM's flags as serve/model.sh gives them."""
+    """The flags for vLLM as serve/model.sh gives them."""
     given = {name: str(value) for name, value in environment.items() if value is not None}
     done = subprocess.run(
         [str(SERVE / "model.sh")],
@@ -200,9 +200,7 @@ def test_a_share_of_the_users_is_kept_and_the_others_get_the_rest(
     assert 0.1 < models["/models/small"] <= 0.316
 
 
-def test_a_file_of_models_becomes_the_same_lines(
-    env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_of_models_becomes_the_same_lines(env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A plan tried on a laptop could not be carried to the box."""
     rows = [
         {"name": "large", "config": "large", "max_model_len_tokens": 8192, "max_num_seqs": 32},
@@ -217,9 +215,7 @@ def test_a_file_of_models_becomes_the_same_lines(
     assert (lines["MODEL_B_ID"], lines["MODEL_B_REVISION"], lines["MODEL_B_DTYPE"]) == ("/models/large", "", "auto")
 
 
-def test_a_file_is_refused_what_the_containers_would_not_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_is_refused_what_the_containers_would_not_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A plan would fit that nothing starts: adapters' slots, a fourth model, weights that are not quantised."""
     (tmp_path / "config.json").write_text(json.dumps(QWEN))
     cases = [
@@ -235,9 +231,7 @@ def test_a_file_is_refused_what_the_containers_would_not_do(
         assert message in capsys.readouterr().err
 
 
-def test_step_six_plans_what_step_five_set(
-    env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_step_six_plans_what_step_five_set(env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`plan` would say that the defaults fit, whatever `.env` says."""
     shutil.copytree(SERVE.parent / "data" / "tiny", tmp_path / "base")
     change(

@@ -19,24 +19,12 @@ from fgpipe.errors import ConfigError, ServeError
 from fgpipe.serving import memory, planner, shapes
 from fgpipe.serving.memory import GIB, EngineSettings, engine_memory
 from fgpipe.serving.planner import Gpu, Model, share_gpu
+from qwen import QWEN
 
 FUNCTIONGEMMA = shapes.functiongemma(ModelShape())
 
 H200 = EngineSettings(max_model_len_tokens=2048, max_num_seqs=256, max_num_batched_tokens=16384, element_bytes=2)
 """How the engines whose memory was measured on an H200 were started (vLLM 0.26.0, docs/results.md)."""
-
-QWEN: dict[str, Any] = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "vocab_size": 151936,
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 40960,
-    "tie_word_embeddings": True,
-}
 
 
 def model(name: str, *, seqs: int = 64, length: int = 4096, priority: float = 1, config: Any = None) -> Model:

@@ -24,7 +24,13 @@ SERVE = ROOT / "serve"
 MAIN, MONITORING, MODELS, SOCKET = (
     SERVE / f"compose{part}.yaml" for part in ("", ".monitoring", ".multimodel", ".socket")
 )
-STACKS = {"main": [MAIN], "monitoring": [MAIN, MONITORING], "models": [MODELS], "models watched": [MODELS, MONITORING], "socket": [MAIN, SOCKET]}
+STACKS = {
+    "main": [MAIN],
+    "monitoring": [MAIN, MONITORING],
+    "models": [MODELS],
+    "models watched": [MODELS, MONITORING],
+    "socket": [MAIN, SOCKET],
+}
 SPECIFICATION = Path("/usr/lib/python3/dist-packages/compose/config/compose_spec.json")
 SCRIPTS = sorted(path for path in ROOT.rglob("*.sh") if ".venv" not in path.parts)
 

@@ -121,9 +121,7 @@ def _same(given: Mapping[str, str]) -> list[Check]:
 
 def licence(model: ModelConfig, values: Mapping[str, str]) -> list[Check]:
     """Whether the server's base can be had."""
-    wanted = values.get("FGPIPE_MODEL") or str(
-        resources.resolve(model.path).absolute() if model.path else model.id
-    )
+    wanted = values.get("FGPIPE_MODEL") or str(resources.resolve(model.path).absolute() if model.path else model.id)
     revision = values.get("FGPIPE_MODEL_REVISION") or (model.revision if wanted == model.id else None)
     return [base_model(wanted, revision, values, variables="FGPIPE_MODEL", name="base model")]
 

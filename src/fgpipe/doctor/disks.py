@@ -40,6 +40,7 @@ class Folder:
     is_written: bool = True
     """Whether a container that is not root writes there."""
 
+
 FOLDERS = (
     Folder("FGPIPE_MODELS_DIR", "base models", 2 * GIB, is_written=False),
     Folder("FGPIPE_ADAPTERS_DIR", "adapters", GIB),

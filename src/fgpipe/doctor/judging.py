@@ -22,7 +22,7 @@ def settings(config: Config, values: Mapping[str, str], *, containers: bool) -> 
         containers: the stack in serve/ is to run, which takes no `auto` for the number of replicas.
     """
     given = {name: value for name, value in values.items() if name not in ELSEWHERE}
-    checks = []
+    checks: list[Check] = []
     while True:
         try:
             found = validate(environment.tree(given, config))

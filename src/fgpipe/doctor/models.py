@@ -27,9 +27,7 @@ def checks(values: Mapping[str, str], found: Sequence[FoundGpu]) -> list[Check]:
         prefix = _prefix(entry)
         checks.append(access.port_check(entry.name, f"{prefix}PORT", "127.0.0.1", str(entry.port)))
         name = f"{entry.name} base"
-        checks.append(
-            access.base_model(entry.loaded, entry.revision, values, variables=prefix.rstrip("_"), name=name)
-        )
+        checks.append(access.base_model(entry.loaded, entry.revision, values, variables=prefix.rstrip("_"), name=name))
         if entry.gpu_memory_utilization is None:
             checks.append(Check(entry.name, "fail", "no share of the GPU", f"{prefix}GPU_MEMORY_UTILIZATION: {WRITE}"))
     return [*checks, *_third(entries, values), *_fit(entries, values, found)]
@@ -53,7 +51,9 @@ def _third(entries: Sequence[PlannedModel], values: Mapping[str, str]) -> list[C
     if third and not starts:
         found.append(Check("model-c", "fail", "MODEL_C_ID is set, but nothing starts it", "COMPOSE_PROFILES=three"))
     if starts and not third:
-        found.append(Check("model-c", "fail", "COMPOSE_PROFILES starts it, but MODEL_C_ID is empty", "MODEL_C_ID: a model"))
+        found.append(
+            Check("model-c", "fail", "COMPOSE_PROFILES starts it, but MODEL_C_ID is empty", "MODEL_C_ID: a model")
+        )
     if values.get("MODEL_C_UPSTREAM", "") != wanted:
         found.append(
             Check("model-c", "fail", "the gateway would not ask what runs", f"MODEL_C_UPSTREAM={wanted}; {WRITE}")

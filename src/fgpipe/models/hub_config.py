@@ -1,4 +1,4 @@
-"""A model's `config.json` as the hub gives it to one token: the smallest question that tells whether it gives the model."""
+"""A model's `config.json` as the hub gives it to one token: the smallest question that tells who may have it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from fgpipe.errors import ModelError
 from fgpipe.models import base
 
 Reason = Literal["network", "token", "licence", "model", "revision", "hub"]
-"""Why not: no way to the hub, a token it does not know, a licence not accepted, no such model (or a private one), no such
-commit, or the hub's own fault."""
+"""Why not: no way to the hub, a token it does not know, a licence not accepted, no such model (or a private one), no
+such commit, or the hub's own fault."""
 
 
 class HubRefusalError(ModelError):
     """The hub did not give the file; `reason` says why. Its text never holds the token."""
 
     def __init__(self, model_id: str, reason: Reason, found: str) -> None:
-        super().__init__(f"{model_id}: {found}", hint="a folder here needs no hub: python -m fgpipe download fetches one")
+        super().__init__(
+            f"{model_id}: {found}", hint="a folder here needs no hub: python -m fgpipe download fetches one"
+        )
         self.reason = reason
 
 

@@ -163,9 +163,9 @@ def plan_cpu(model: Model, *, kv_bytes: int, replicas: int = 1) -> EnginePlan:
 def share_gpu(models: Sequence[Model], gpu: Gpu) -> list[EnginePlan]:
     """An engine for each of `models` side by side on `gpu`, in the order in which to start them: small before large.
 
-    Each gets the share that the user gives it, else what it needs to start and to hold one sequence of full length. What
-    is left goes to the KV caches of those without a share of the user's by priority, up to max_num_seqs sequences of
-    full length each; beyond that the GPU stays free.
+    Each gets the share that the user gives it, else what it needs to start and to hold one sequence of full length.
+    What is left goes to the KV caches of those without a share of the user's by priority, up to max_num_seqs sequences
+    of full length each; beyond that the GPU stays free.
 
     Raises:
         ServeError: they do not fit, or a share of the user's is too small for its model; with the arithmetic.
@@ -174,7 +174,9 @@ def share_gpu(models: Sequence[Model], gpu: Gpu) -> list[EnginePlan]:
     wanted = list(zip(models, memories, strict=True))
     _require_room(wanted, gpu)
     least = [_least_shares(model, memory, gpu) for model, memory in wanted]
-    most = [model.shares or gpu.shares_for(least_bytes(memory, model.settings.max_num_seqs)) for model, memory in wanted]
+    most = [
+        model.shares or gpu.shares_for(least_bytes(memory, model.settings.max_num_seqs)) for model, memory in wanted
+    ]
     free = gpu.free_shares(len(models))
     if sum(least) > free:
         raise _does_not_fit(wanted, gpu)
@@ -224,7 +226,8 @@ def _does_not_fit(wanted: Sequence[tuple[Model, EngineMemory]], gpu: Gpu) -> Ser
         f"{gpu.name}: got {len(wanted)} model{'s' * (len(wanted) > 1)} that need {needed / SHARES:.3f} of it, expected "
         f"at most {free / SHARES:.3f}\n" + "\n".join([*lines, _free_line(gpu, len(wanted))]),
         hint=("smaller shares, or " if any(model.shares for model, _ in wanted) else "")
-        + "lower max_model_len_tokens, max_num_seqs or max_num_batched_tokens, quantise the largest model, or leave one out",
+        + "lower max_model_len_tokens, max_num_seqs or max_num_batched_tokens, quantise the largest model, or leave "
+        "one out",
     )
 
 
