@@ -53,6 +53,19 @@ def plan(config: Config, options: Mapping[str, str], values: Mapping[str, str], 
         say(hint)
 
 
+def words(values: Mapping[str, str]) -> list[str]:
+    """Settings of training that follow what `values` serve: a smaller server is no mistake of whoever plans it."""
+    found, defaults = [], Config()
+    for name, key, default in (
+        ("FGPIPE_MAX_LORA_RANK", "lora.r", defaults.lora.r),
+        ("FGPIPE_MAX_MODEL_LEN_TOKENS", "train.max_length_tokens", defaults.train.max_length_tokens),
+    ):
+        value = values.get(name, "").strip()
+        if value.isascii() and value.isdigit() and int(value) < default:
+            found.append(f"{key}={value}")
+    return found
+
+
 def on_this_machine(values: Mapping[str, str]) -> dict[str, str]:
     """`values` with the base's folder as this machine has it, not as the container sees it."""
     folder = appliance.base_folder(values.get(MODEL_VARIABLE, ""), values)

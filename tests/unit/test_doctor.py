@@ -284,12 +284,16 @@ def test_what_no_container_would_take_is_told_before(
 def test_all_wrong_values_are_told_at_once(tiny: Config, values: dict[str, str]) -> None:
     """The user would mend one line, look again, and find the next."""
     lines = {"FGPIPE_GPU_MEMORY_UTILIZATION": "1.7", "FGPIPE_MAX_LORAS": "800", "FGPIPE_GATEWAY_MAX_WAIT_S": "-1"}
-    failed = only(settings_checks(tiny, {**values, **lines, "FGPIPE_MAX_CPU_LORAS": "9"}), "fail")
-    assert sorted(check.change.partition(":")[0] for check in failed) == [
-        "FGPIPE_GATEWAY_MAX_WAIT_S",
-        "FGPIPE_GPU_MEMORY_UTILIZATION",
-        "FGPIPE_MAX_CPU_LORAS",
-    ]
+    lines["FGPIPE_REPLICAS"] = "auto"
+    for more in ({}, {"FGPIPE_MAX_CPU_LORAS": "9"}):
+        checks = examine(tiny, {**values, **lines, **more}, containers=True)
+        failed = [check for check in checks if (check.name, check.state) == ("settings", "fail")]
+        assert sorted(check.change.partition(":")[0] for check in failed) == [
+            "FGPIPE_GATEWAY_MAX_WAIT_S",
+            "FGPIPE_GPU_MEMORY_UTILIZATION",
+            "FGPIPE_MAX_CPU_LORAS",
+            "FGPIPE_REPLICAS",
+        ]
 
 
 def test_client_keys_behind_a_loopback_are_told(tiny: Config, values: dict[str, str]) -> None:

@@ -244,6 +244,10 @@ def test_step_six_plans_what_step_five_set(env: Path, tmp_path: Path, capsys: py
     (only,) = planned(env, capsys)
     assert only["gpu_memory_utilization"] == 0.7
     assert only["id"] == str(tmp_path / "base")
+    change(env, FGPIPE_MAX_LORA_RANK="8", FGPIPE_MAX_MODEL_LEN_TOKENS="512")
+    (smaller,) = planned(env, capsys)
+    assert smaller["bytes"]["adapter_slots"] < only["bytes"]["adapter_slots"]
+    assert smaller["max_model_len_tokens"] == 512
     change(env, FGPIPE_GPU_MEMORY_UTILIZATION="0.98")
     assert plan(env) == 2
     assert "server.gpu_memory_utilization: got 0.98" in capsys.readouterr().err

@@ -28,6 +28,7 @@ def _plan(parsed: argparse.Namespace) -> int:
     from fgpipe import appliance, planning
 
     options, values = take_options(parsed, planning.OPTIONS), appliance.settings(parsed.env_file)
+    parsed.overrides = [*planning.words(values), *parsed.overrides]
     found = config(parsed, planning.on_this_machine(values))
     planning.plan(found, options, values, as_json=parsed.json, as_env=parsed.env)
     return 0

@@ -32,8 +32,9 @@ def settings(config: Config, values: Mapping[str, str], *, containers: bool) -> 
             told = {check.change for check in checks}
             checks += [check for check, _ in faults if check.change not in told]
             wrong = {name for _, name in faults}
-            if not wrong & set(given):  # what is wrong came from elsewhere; nothing is left to leave out
-                return checks, config
+            if not wrong & set(given):  # against a default or a word of the command line: nothing is left to leave out
+                found = config
+                break
             given = {name: value for name, value in given.items() if name not in wrong}
     if containers:
         checks += _in_containers(found, given)
@@ -43,7 +44,7 @@ def settings(config: Config, values: Mapping[str, str], *, containers: bool) -> 
 def _in_containers(config: Config, given: Mapping[str, str]) -> list[Check]:
     """What `python -m fgpipe serve` takes and serve/entrypoint.sh does not."""
     checks = []
-    if config.server.replicas == "auto":
+    if given.get("FGPIPE_REPLICAS", config.server.replicas) == "auto":
         line = "FGPIPE_REPLICAS: got auto, expected a number in a container: gateway and Prometheus must know it too"
         checks.append(Check("settings", "fail", line, "FGPIPE_REPLICAS: a number, such as 1"))
     for variable in environment.variables(Config()):
