@@ -61,9 +61,9 @@ def alert_queries() -> list[Query]:
     return [Query(f"alert {rule['alert']}", rule["expr"]) for group in groups for rule in group["rules"]]
 
 
-def configuration(folder: Path, **ports: int) -> Path:
+def configuration(folder: Path, **settings: int | str) -> Path:
     """serve/prometheus/prometheus.yml as the container would fill it in, looking every second."""
-    variables = {name.upper(): str(port) for name, port in ports.items()} | {"PROMETHEUS_SCRAPE_INTERVAL_S": "1"}
+    variables = {name.upper(): str(value) for name, value in settings.items()} | {"PROMETHEUS_SCRAPE_INTERVAL_S": "1"}
     text = subprocess.run(
         [str(SERVE / "prometheus" / "start.sh"), "--print", str(SERVE / "prometheus" / "prometheus.yml")],
         env={"PATH": os.environ["PATH"], **variables},

@@ -88,7 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith(f"/{hub.model}/resolve/{COMMIT}/") and path.rpartition("/")[2] in hub.files:
             self._file(path.rpartition("/")[2], body=body)
         else:
-            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            known = path.startswith(f"/{hub.model}/resolve/")
+            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound" if known else "RepoNotFound"})
 
     def _info(self) -> dict[str, Any]:
         siblings = [

@@ -29,7 +29,7 @@ NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false
 
 def markdown() -> str:
     """The text of docs/config.md."""
-    from fgpipe.planning import PlannedModel
+    from fgpipe.planned_models import PlannedModel
 
     parts = [HEAD]
     for section, title, rows in [*_sections(Config, ""), *_sections(PlannedModel, "")]:

@@ -67,12 +67,17 @@ def overrides(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def tree(environment: Mapping[str, str]) -> dict[str, Any]:
+def tree(environment: Mapping[str, str], config: Config | None = None) -> dict[str, Any]:
     """The defaults with what `environment` changes of them, as `compose.validate` takes them: where there is no Hydra.
 
     No file is read: conf/ travels with fgpipe, and containers are told by variables what differs from the schema.
+    Rules about training are out of it: what only serves may be smaller than the defaults of what is trained.
+
+    Args:
+        config: stands in for the defaults.
     """
-    found: dict[str, Any] = Config().model_dump(mode="json")
+    found: dict[str, Any] = (config or Config()).model_dump(mode="json")
+    found["lora"]["r"], found["train"]["max_length_tokens"] = 1, 16
     for variable in variables(Config()):
         value = environment.get(variable.name, "").strip()
         if value in ("", "null"):

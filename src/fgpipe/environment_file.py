@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fgpipe.config import Config
+from fgpipe.config import MOST_REPLICAS, Config
 from fgpipe.environment import SECTIONS, SINGLE, variables
 
 Entry = tuple[str, str, str]
@@ -22,7 +22,7 @@ COMPOSE: tuple[Entry, ...] = (
     (
         "COMPOSE_FILE",
         "compose.yaml",
-        "with monitoring: compose.yaml:compose.monitoring.yaml",
+        "several full models instead: compose.multimodel.yaml; either with monitoring: …:compose.monitoring.yaml",
     ),
     ("COMPOSE_PROFILES", "", "three: also the third model of compose.multimodel.yaml; gpu: also the DCGM exporter"),
     ("COMPOSE_PATH_SEPARATOR", ":", "between the files above, on Windows too"),
@@ -76,8 +76,17 @@ MONITORING: tuple[Entry, ...] = (
     ("DCGM_EXPORTER_PORT", "9400", "on the loopback"),
 )
 
-MODELS = {"A": (8001, 0.15, 8192, 64), "B": (8002, 0.3, 8192, 32), "C": (8003, 0.4, 8192, 16)}
-"""Port, share of the GPU, context and sequences of each; the smallest first."""
+MODEL_PORTS = {"A": 8001, "B": 8002, "C": 8003}
+"""Of each of several full models, in the order in which they start."""
+
+MODEL_LENGTH_TOKENS, MODEL_SEQUENCES = 8192, 32
+"""Context and sequences of each."""
+
+MEANINGS = {
+    "FGPIPE_REPLICAS": "vLLM servers on `port` and those after it, the gateway in front; they share the memory above; "
+    f"1 to {MOST_REPLICAS}; `auto` is for `python -m fgpipe serve` alone"
+}
+"""What is said of a setting otherwise than in the configuration."""
 
 
 def example(config: Config) -> str:
@@ -100,7 +109,12 @@ def example(config: Config) -> str:
 def groups(config: Config) -> Iterator[tuple[str, list[Entry]]]:
     """Title and variables of each part of the file."""
     settings = [
-        (variable.name, _default(variable.name, variable.default), variable.description or variable.key, variable.key)
+        (
+            variable.name,
+            _default(variable.name, variable.default),
+            MEANINGS.get(variable.name) or variable.description or variable.key,
+            variable.key,
+        )
         for variable in variables(config)
         if variable.name not in SET_BY_COMPOSE
     ]
@@ -124,12 +138,20 @@ def _default(name: str, default: str) -> str:
 
 
 def _models() -> Iterator[Entry]:
-    for letter, (port, share, length, sequences) in MODELS.items():
+    for letter, port in MODEL_PORTS.items():
         wanted = "only with COMPOSE_PROFILES=three" if letter == "C" else "no default"
         yield f"MODEL_{letter}_ID", "", f"hub id, or a folder such as /models/NAME; {wanted}"
         yield f"MODEL_{letter}_REVISION", "", "commit of a hub model, 40 hex digits"
         yield f"MODEL_{letter}_PORT", str(port), "on the loopback; the gateway is in front"
-        yield f"MODEL_{letter}_GPU_MEMORY_UTILIZATION", str(share), "share of the whole GPU, not of what is free"
-        yield f"MODEL_{letter}_MAX_MODEL_LEN_TOKENS", str(length), "longest prompt plus answer"
-        yield f"MODEL_{letter}_MAX_NUM_SEQS", str(sequences), "sequences decoded together"
+        yield (
+            f"MODEL_{letter}_GPU_MEMORY_UTILIZATION",
+            "",
+            "share of the whole GPU, not of what is free; no default: `python -m fgpipe plan --env` finds it",
+        )
+        yield f"MODEL_{letter}_MAX_MODEL_LEN_TOKENS", str(MODEL_LENGTH_TOKENS), "longest prompt plus answer"
+        yield f"MODEL_{letter}_MAX_NUM_SEQS", str(MODEL_SEQUENCES), "sequences decoded together"
+        yield f"MODEL_{letter}_MAX_NUM_BATCHED_TOKENS", "", "tokens a step; empty: vLLM's choice"
+        yield f"MODEL_{letter}_DTYPE", "auto", "of weights and KV cache: bfloat16, float32, or vLLM's choice"
+        yield f"MODEL_{letter}_ENFORCE_EAGER", "false", "no CUDA graphs: less memory, slower"
+        yield f"MODEL_{letter}_TOOL_PARSER", "", "vLLM's --tool-call-parser, such as hermes; empty: no tools"
     yield "MODEL_C_UPSTREAM", "", "with a third model: ,http://127.0.0.1:8003 (comma included)"

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import Field, ValidationError
-
-from fgpipe import resources
-from fgpipe.compose import read_yaml
-from fgpipe.config import LINEAR_MODULES, Config, Name, Section
+from fgpipe import appliance, planned_models, resources
+from fgpipe.config import LINEAR_MODULES, Config
+from fgpipe.environment import MODEL_VARIABLE
 from fgpipe.errors import ConfigError
+from fgpipe.planned_models import Planned
 from fgpipe.progress import say
-from fgpipe.serving import fitting, gpus, memory, plan_report, planner, shapes
+from fgpipe.serving import fitting, gpus, memory, plan_report, planner
 from fgpipe.serving.command import installed_build
-from fgpipe.serving.planner import EnginePlan, Gpu, Model
+from fgpipe.serving.planner import EnginePlan, Gpu
 
 OPTIONS = ("gpu", "gpu.memory_gib", "gpu.reserved_gib", "config", "models", "lora_modules")
 """The command's own words, which are no configuration."""
@@ -26,55 +23,61 @@ OPTIONS = ("gpu", "gpu.memory_gib", "gpu.reserved_gib", "config", "models", "lor
 EXAMPLE = "python -m fgpipe plan gpu=rtx4090, or gpu.memory_gib=24; gpu=cpu for vLLM's CPU build"
 
 
-class PlannedModel(Section):
-    """One model that is to share a GPU with others; `python -m fgpipe plan models=FILE --env` writes the settings."""
-
-    name: Name = Field(description="short name, in tables")
-    config: str = Field(description="the model's config.json, or the folder that holds it")
-    id: str | None = Field(
-        default=None,
-        description="what vLLM loads: a hub id, or the folder as its container sees it; null: that of `config`",
-    )
-    dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="of weights and KV cache")
-    quantization: Literal["none", "fp8", "int8", "int4"] | None = Field(
-        default=None, description="of the linear layers' weights; null: what config.json says"
-    )
-    max_model_len_tokens: int = Field(default=4096, ge=64, description="longest prompt plus answer")
-    max_num_seqs: int = Field(default=64, ge=1, description="sequences decoded together")
-    max_num_batched_tokens: int | None = Field(default=None, ge=64, description="tokens a step; null: vLLM's choice")
-    max_loras: int = Field(default=0, ge=0, description="adapter slots; 0: LoRA is off")
-    max_lora_rank: int = Field(default=16, ge=1, description="largest rank served")
-    enforce_eager: bool = Field(default=False, description="no CUDA graphs")
-    priority: float = Field(default=1, gt=0, description="weight when memory beyond the least is shared out")
-    port: int | None = Field(default=None, ge=1, le=65535, description="null: 8001 and on, in start order")
-
-
-def plan(config: Config, options: Mapping[str, str], *, as_json: bool, as_env: bool) -> None:
+def plan(config: Config, options: Mapping[str, str], values: Mapping[str, str], *, as_json: bool, as_env: bool) -> None:
     """Print what fits, as a table, as JSON, or as lines for an `.env` file.
+
+    Args:
+        values: the variables of `serve/.env`, or of the environment. If they choose the stack of several models, it is
+            that which is planned.
 
     Raises:
         ConfigError: an option or file that cannot be understood.
         ServeError: it does not fit; with the arithmetic.
     """
     gpu = choose_gpu(options)
-    if "models" in options:
-        plans = _side_by_side(Path(options["models"]), gpu)
-        env = plan_report.shared_env(plans)
-        if len(plans) > 3:
-            say(f"serve/compose.multimodel.yaml has three models; {len(plans)} need further services in it")
+    several = "models" in options or appliance.has_several_models(values)
+    if several:
+        planned = _side_by_side(options, values, gpu)
+        plans = [one.plan for one in planned]
     else:
         plans = [_single(config, options, gpu)]
-        env = plan_report.single_env(plans[0])
     if as_json:
         print(json.dumps(plan_report.plan_json(plans, gpu or HOST), indent=2))
     elif as_env:
-        print("\n".join(env))
+        print("\n".join(planned_models.env_lines(planned, values) if several else plan_report.single_env(plans[0])))
     else:
         from rich.console import Console
 
         Console().print(plan_report.render(plans, gpu or HOST))
-    if "models" not in options and (hint := rank_hint(config)):
+    if not several and (hint := rank_hint(config)):
         say(hint)
+
+
+def words(values: Mapping[str, str]) -> list[str]:
+    """Settings of training that follow what `values` serve: a smaller server is no mistake of whoever plans it."""
+    found, defaults = [], Config()
+    for name, key, default in (
+        ("FGPIPE_MAX_LORA_RANK", "lora.r", defaults.lora.r),
+        ("FGPIPE_MAX_MODEL_LEN_TOKENS", "train.max_length_tokens", defaults.train.max_length_tokens),
+    ):
+        value = values.get(name, "").strip()
+        if value.isascii() and value.isdigit() and int(value) < default:
+            found.append(f"{key}={value}")
+    return found
+
+
+def on_this_machine(values: Mapping[str, str]) -> dict[str, str]:
+    """`values` with the base's folder as this machine has it, not as the container sees it."""
+    folder = appliance.base_folder(values.get(MODEL_VARIABLE, ""), values)
+    return {**values, **({MODEL_VARIABLE: str(folder)} if folder else {})}
+
+
+def _side_by_side(options: Mapping[str, str], values: Mapping[str, str], gpu: Gpu | None) -> list[Planned]:
+    if gpu is None:
+        raise ConfigError("models: got no GPU, expected one to share between them", hint=EXAMPLE)
+    file = options.get("models")
+    entries = planned_models.of_file(Path(file)) if file else planned_models.of_env(values)
+    return planned_models.side_by_side(entries, gpu, token=values.get("HF_TOKEN"))
 
 
 HOST = Gpu("the CPU build", 0, 0)
@@ -136,76 +139,6 @@ def _modules(options: Mapping[str, str]) -> tuple[str, ...] | None:
     if unknown or not modules:
         raise ConfigError(f"lora_modules: got {unknown or 'nothing'}, expected any of {', '.join(LINEAR_MODULES)}")
     return modules
-
-
-def _side_by_side(path: Path, gpu: Gpu | None) -> list[EnginePlan]:
-    if gpu is None:
-        raise ConfigError("models: got no GPU, expected one to share between them", hint=EXAMPLE)
-    models = [_model(entry, gpu, file=path) for entry in read_models(path)]
-    plans = planner.share_gpu(models, gpu)
-    ports = plan_report.with_ports([plan.model for plan in plans])
-    return [replace(plan, model=replace(plan.model, port=ports[plan.model.name])) for plan in plans]
-
-
-def _model(entry: PlannedModel, gpu: Gpu, *, file: Path) -> Model:
-    where = Path(entry.config).expanduser()
-    where = where if where.is_absolute() else file.parent / where
-    shape = shapes.read_shape(where, quantization=entry.quantization)
-    default = memory.batched_tokens(
-        max_num_seqs=entry.max_num_seqs,
-        max_model_len_tokens=entry.max_model_len_tokens,
-        chunked_prefill=True,
-        total_bytes=gpu.total_bytes,
-        gpu_name=gpu.name,
-    )
-    settings = memory.EngineSettings(
-        max_model_len_tokens=entry.max_model_len_tokens,
-        max_num_seqs=entry.max_num_seqs,
-        max_num_batched_tokens=entry.max_num_batched_tokens or default,
-        element_bytes=fitting.ELEMENT_BYTES[entry.dtype],
-        max_loras=entry.max_loras,
-        max_lora_rank=entry.max_lora_rank,
-        eager=entry.enforce_eager,
-    )
-    folder = where if where.is_dir() else where.parent
-    return Model(entry.name, entry.id or str(folder), shape, settings, entry.priority, entry.port)
-
-
-def read_models(path: Path) -> list[PlannedModel]:
-    """The entries of a models file, `models: [{name, config, …}]`.
-
-    Raises:
-        ConfigError: it cannot be read; every fault in it, a line each.
-    """
-    tree = read_yaml(path, expected="a list under `models:`")
-    entries = tree.get("models") if isinstance(tree, dict) else None
-    if not isinstance(entries, list) or not 1 <= len(entries) <= len(string.ascii_uppercase):
-        raise ConfigError(
-            f"{path}: got no list of models, expected 1 to 26 under `models:`",
-            hint="models: [{name: chat, config: /models/chat, max_model_len_tokens: 8192, max_num_seqs: 16}]",
-        )
-    models, faults = [], []
-    for place, entry in enumerate(entries):
-        try:
-            models.append(PlannedModel.model_validate(entry))
-        except ValidationError as error:
-            faults += [_fault(place, fault) for fault in error.errors()]
-    names, ports = [model.name for model in models], [model.port for model in models if model.port]
-    faults += [f"name: got {name} twice, expected each once" for name in sorted(_twice(names))]
-    faults += [f"port: got {port} twice, expected each once" for port in sorted(_twice(ports))]
-    if faults:
-        known = ", ".join(PlannedModel.model_fields)
-        raise ConfigError("\n".join(f"{path}: {fault}" for fault in faults), hint=f"a model has {known}")
-    return models
-
-
-def _fault(place: int, fault: Any) -> str:
-    path = ".".join(["models", str(place), *map(str, fault["loc"])])
-    return f"{path}: got {fault['input']!r:.60}, {fault['msg'][:1].lower()}{fault['msg'][1:]}"
-
-
-def _twice(values: Sequence[Any]) -> set[Any]:
-    return {value for value in values if values.count(value) > 1}
 
 
 def rank_hint(config: Config) -> str:

@@ -7,7 +7,9 @@ import errno
 import itertools
 import json
 import os
+import shlex
 import shutil
+import subprocess
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -110,6 +112,26 @@ def test_vllms_own_reader_of_flags_understands_the_command(build: Any) -> None:
     assert read.override_generation_config == {"temperature": 0.0}
     if build == "gpu":
         assert read.gpu_memory_utilization == 0.25
+
+
+def test_vllms_own_reader_of_flags_understands_a_model_of_several() -> None:
+    """The same, for serve/model.sh with every variable that it has."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.tool_parsers import ToolParserManager
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    variables = {"ID": "a/b", "REVISION": "c" * 40, "PORT": "8003", "GPU_MEMORY_UTILIZATION": "0.25"}
+    variables |= {"MAX_MODEL_LEN_TOKENS": "512", "MAX_NUM_SEQS": "4", "MAX_NUM_BATCHED_TOKENS": "1024"}
+    variables |= {"DTYPE": "bfloat16", "ENFORCE_EAGER": "true", "TOOL_PARSER": "hermes", "PRINT": "1"}
+    script = Path(__file__).parents[2] / "serve" / "model.sh"
+    given = {f"MODEL_{name}": value for name, value in variables.items()}
+    done = subprocess.run([script], env={"PATH": "/usr/bin:/bin", **given}, capture_output=True, text=True, check=True)
+    words = shlex.split(done.stdout)
+    read = make_arg_parser(FlexibleArgumentParser()).parse_args(words[words.index("serve") + 1 :])
+    assert (read.model_tag, read.revision, read.port, read.gpu_memory_utilization) == ("a/b", "c" * 40, 8003, 0.25)
+    assert (read.max_model_len, read.max_num_seqs, read.max_num_batched_tokens) == (512, 4, 1024)
+    assert (read.dtype, read.enforce_eager, read.enable_auto_tool_choice) == ("bfloat16", True, True)
+    assert read.tool_call_parser in ToolParserManager.list_registered()
 
 
 def test_calls_keep_their_types() -> None:

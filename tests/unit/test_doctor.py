@@ -6,19 +6,25 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import stand_in_hub
+from fgpipe.appliance import DESKTOP_DRIVES, here, read_env
 from fgpipe.cli import main
 from fgpipe.compose import compose
 from fgpipe.config import Config, ServerConfig
 from fgpipe.doctor import Check, access, disks, examine, machine
-from fgpipe.doctor.checks import read_env
 from fgpipe.errors import ConfigError
+from fgpipe.serving import gpus
 from fgpipe.serving.gpus import FoundGpu
+from qwen import QWEN
+from stand_in_hub import COMMIT, Hub
 from tiny_server import free_port, free_ports
 
 SECRETS = {
@@ -41,6 +47,8 @@ def values(tmp_path: Path) -> dict[str, str]:
     folders = {folder.variable: str(tmp_path / folder.variable) for folder in disks.FOLDERS}
     for folder in folders.values():
         Path(folder).mkdir()
+    for inside in (".git", "serve"):
+        (tmp_path / "FGPIPE_CHECKOUT_DIR" / inside).mkdir()
     return {
         **SECRETS,
         **folders,
@@ -186,6 +194,175 @@ def test_a_gated_base_needs_a_token_a_folder_or_the_cache(values: dict[str, str]
 
 
 @pytest.mark.parametrize(
+    ("answer", "lines", "state", "found", "change"),
+    [
+        ({}, {}, "ok", "org/small: the hub gives it to this token", ""),
+        ({}, {"HF_TOKEN": ""}, "ok", "org/small: the hub gives it to everybody", ""),
+        (
+            {"status": 403, "gated": True},
+            {},
+            "fail",
+            "gated: the token's account has not accepted its licence",
+            "HF_TOKEN: of an account that accepted https://huggingface.co/org/small",
+        ),
+        (
+            {"status": 401, "gated": True},
+            {"HF_TOKEN": ""},
+            "fail",
+            "gated: it wants a token",
+            "HF_TOKEN: a token, after accepting https://huggingface.co/org/small",
+        ),
+        ({"status": 401}, {}, "fail", "the hub does not know the token", "HF_TOKEN: a token that is valid"),
+        ({}, {"FGPIPE_MODEL": "org/other"}, "fail", "no such model", "FGPIPE_MODEL: a model of the hub"),
+        ({}, {"FGPIPE_MODEL_REVISION": "f" * 40}, "fail", "no commit", "FGPIPE_MODEL_REVISION: a commit"),
+        ({"status": 500}, {}, "warn", "the hub answered 500 for config.json", ""),
+        ({"address": "http://127.0.0.1:9"}, {}, "warn", "the hub cannot be reached (ConnectError)", ""),
+        ({"address": "http://127.0.0.1:9"}, {"HF_TOKEN": ""}, "fail", "and no HF_TOKEN", "HF_TOKEN: a token"),
+    ],
+)
+def test_the_hub_is_asked_whether_it_gives_the_base(
+    answer: dict[str, Any],
+    lines: dict[str, str],
+    state: str,
+    found: str,
+    change: str,
+    tmp_path: Path,
+    values: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Any token would pass for a licence, and the server end minutes later with a 401 in its log."""
+    given = {**values, "FGPIPE_MODEL": "org/small", "FGPIPE_MODEL_REVISION": COMMIT, **lines}
+    file = tmp_path / ".env"
+    file.write_text("".join(f"{name}={value}\n" for name, value in given.items()))
+    for name in SECRETS:
+        monkeypatch.delenv(name, raising=False)
+    with stand_in_hub.running(Hub({"config.json": b"{}"})) as hub:
+        for name, value in answer.items():
+            setattr(hub, name, value)
+        done = subprocess.run(
+            [sys.executable, "-m", "fgpipe", "doctor", "--env-file", str(file), "--json"],
+            env={**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    (check,) = [check for check in json.loads(done.stdout) if check["name"] == "base model"]
+    assert (check["state"], found in check["found"], check["change"].startswith(change)) == (state, True, True), check
+    assert bool(check["change"]) == (state == "fail")
+    assert SECRETS["HF_TOKEN"] not in done.stdout + done.stderr
+    if hub.asked:
+        assert hub.asked == [f"GET /{given['FGPIPE_MODEL']}/resolve/{given['FGPIPE_MODEL_REVISION']}/config.json"]
+        assert hub.tokens == {f"Bearer {given['HF_TOKEN']}" if given["HF_TOKEN"] else ""}
+
+
+@pytest.mark.parametrize(
+    ("lines", "found", "variable"),
+    [
+        ({"FGPIPE_GPU_MEMORY_UTILIZATION": "1.7"}, "got '1.7'", "FGPIPE_GPU_MEMORY_UTILIZATION"),
+        ({"FGPIPE_MAX_LORA_RANK": "33"}, "got 33, expected one of 1, 8, 16", "FGPIPE_MAX_LORA_RANK"),
+        ({"FGPIPE_MAX_LORAS": "800"}, "got 32, expected at least max_loras (800)", "FGPIPE_MAX_CPU_LORAS"),
+        ({"FGPIPE_DTYPE": "float16"}, "got 'float16'", "FGPIPE_DTYPE"),
+        ({"FGPIPE_REPLICAS": "auto"}, "got auto, expected a number in a container", "FGPIPE_REPLICAS"),
+        ({"FGPIPE_REPLICAS": "two"}, "got 'two', expected a whole number", "FGPIPE_REPLICAS"),
+        ({"FGPIPE_ENFORCE_EAGER": "yes"}, "got 'yes', expected true or false", "FGPIPE_ENFORCE_EAGER"),
+        ({"FGPIPE_GATEWAY_UPSTREAMS": "box:8000"}, "got box:8000, expected http", "FGPIPE_GATEWAY_UPSTREAMS"),
+    ],
+)
+def test_what_no_container_would_take_is_told_before(
+    tiny: Config, values: dict[str, str], lines: dict[str, str], found: str, variable: str
+) -> None:
+    """Server or gateway would end at its start, again and again, with the reason in a log."""
+    failed = only(examine(tiny, {**values, **lines}, containers=True), "fail")
+    (check,) = [check for check in failed if check.name == "settings"]
+    assert found in check.found
+    assert check.change.startswith(variable)
+    assert not [
+        check for check in settings_checks(tiny, {**values, "FGPIPE_REPLICAS": "auto"}) if check.state == "fail"
+    ]
+
+
+def test_all_wrong_values_are_told_at_once(tiny: Config, values: dict[str, str]) -> None:
+    """The user would mend one line, look again, and find the next."""
+    lines = {"FGPIPE_GPU_MEMORY_UTILIZATION": "1.7", "FGPIPE_MAX_LORAS": "800", "FGPIPE_GATEWAY_MAX_WAIT_S": "-1"}
+    lines["FGPIPE_REPLICAS"] = "auto"
+    for more in ({}, {"FGPIPE_MAX_CPU_LORAS": "9"}):
+        checks = examine(tiny, {**values, **lines, **more}, containers=True)
+        failed = [check for check in checks if (check.name, check.state) == ("settings", "fail")]
+        assert sorted(check.change.partition(":")[0] for check in failed) == [
+            "FGPIPE_GATEWAY_MAX_WAIT_S",
+            "FGPIPE_GPU_MEMORY_UTILIZATION",
+            "FGPIPE_MAX_CPU_LORAS",
+            "FGPIPE_REPLICAS",
+        ]
+
+
+def test_client_keys_behind_a_loopback_are_told(tiny: Config, values: dict[str, str]) -> None:
+    """The likeliest slip of the guide: all is healthy, and the laptop gets no answer."""
+    (warned,) = only(settings_checks(tiny, {**values, "FGPIPE_GATEWAY_HOST": "127.0.0.1"}), "warn")
+    assert warned.name == "keys"
+    assert warned.change.startswith("FGPIPE_GATEWAY_HOST=0.0.0.0")
+
+
+def test_the_folders_of_secrets_and_checkout_are_looked_at(tiny: Config, values: dict[str, str]) -> None:
+    """Docker would make an empty folder, owned by root, and the next update find no repository."""
+    for name in ("FGPIPE_SECRETS_DIR", "FGPIPE_CHECKOUT_DIR"):
+        (failed,) = only(settings_checks(tiny, {**values, name: "/nowhere/at/all"}), "fail")
+        assert failed.change.startswith(name)
+    shutil.rmtree(Path(values["FGPIPE_CHECKOUT_DIR"]) / ".git")
+    (failed,) = only(settings_checks(tiny, values), "fail")
+    assert "no clone of this repository" in failed.found
+
+
+def test_folders_are_judged_for_the_user_that_the_containers_run_as(tiny: Config, values: dict[str, str]) -> None:
+    """Whoever runs the doctor may write where the server may not, and the server ends at its first write."""
+    for name in ("VLLM_CACHE_DIR", "HF_CACHE_DIR", "FGPIPE_ADAPTERS_DIR", "FGPIPE_MODELS_DIR"):
+        os.chmod(values[name], 0o755)
+    stranger = {**values, "FGPIPE_USER": f"{os.getuid() + 4711}:{os.getgid() + 4711}"}
+    failed = only(settings_checks(tiny, stranger), "fail")
+    assert [check.name for check in failed] == ["folder for adapters", "folder for hub cache", "folder for vLLM cache"]
+    assert all("FGPIPE_USER" in check.change for check in failed)
+    assert not only(settings_checks(tiny, {**values, "FGPIPE_USER": f"{os.getuid()}:{os.getgid()}"}), "fail")
+    os.chmod(values["FGPIPE_SECRETS_DIR"], 0o700)
+    assert any("secrets" in check.name for check in only(settings_checks(tiny, stranger), "fail"))
+
+
+def test_several_models_are_judged_instead_of_the_adapters_server(
+    tiny: Config, values: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor would find all well for a server that does not run, and nothing wrong with those that do."""
+    for name in ("small", "large"):
+        folder = Path(values["FGPIPE_MODELS_DIR"]) / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(QWEN))
+        (folder / "model.safetensors").write_bytes(b"")
+    sound = {
+        **values,
+        "COMPOSE_FILE": "compose.multimodel.yaml",
+        "MODEL_A_ID": "/models/small",
+        "MODEL_B_ID": "/models/large",
+        "MODEL_A_PORT": str(free_port()),
+        "MODEL_B_PORT": str(free_port()),
+        "MODEL_A_GPU_MEMORY_UTILIZATION": "0.3",
+        "MODEL_B_GPU_MEMORY_UTILIZATION": "0.4",
+    }
+    monkeypatch.setattr(gpus, "found_gpus", lambda: [FoundGpu("a GPU", 24 * 2**30, 2**30, "580.1")])
+    assert not only(settings_checks(tiny, sound), "warn")
+    assert not [check for check in only(settings_checks(tiny, sound), "fail") if check.name != "vLLM build"]
+    for lines, variable, found in (
+        ({"MODEL_B_ID": ""}, "MODEL_B_ID", "got nothing"),
+        ({"MODEL_B_ID": "/models/none"}, "MODEL_B", "expected a folder with config.json"),
+        ({"MODEL_A_GPU_MEMORY_UTILIZATION": ""}, "MODEL_A_GPU_MEMORY_UTILIZATION", "no share of the GPU"),
+        ({"MODEL_A_GPU_MEMORY_UTILIZATION": "0.55"}, "MODEL_…_GPU_MEMORY_UTILIZATION", "that need 0.950 of it"),
+        ({"MODEL_C_UPSTREAM": ",http://127.0.0.1:8003"}, "MODEL_C_UPSTREAM=;", "would not ask what runs"),
+        ({"COMPOSE_PROFILES": "three"}, "MODEL_C_ID", "MODEL_C_ID is empty"),
+        ({"MODEL_C_ID": "/models/small"}, "COMPOSE_PROFILES=three", "nothing starts it"),
+    ):
+        failed = only(settings_checks(tiny, {**sound, **lines}), "fail")
+        named = [check for check in failed if check.change.startswith(variable) and found in check.found]
+        assert named, (lines, failed)
+
+
+@pytest.mark.parametrize(
     ("used_gib", "driver", "states"),
     [(1, "580.1", ["ok", "ok", "ok"]), (20, "580.1", ["ok", "ok", "warn"]), (1, "550.54", ["ok", "warn", "ok"])],
 )
@@ -255,8 +432,6 @@ def test_exit_status_follows_the_worst_check(tmp_path: Path, capsys: pytest.Capt
 
 def test_a_folder_is_found_by_the_name_that_docker_desktop_gives_it(tmp_path: Path) -> None:
     """The guide's own spelling would be called missing, and the user told to make a folder that nobody uses."""
-    from fgpipe.doctor import disks
-
-    missing = Path(disks.DESKTOP_DRIVES) / "z" / "fgpipe"
-    assert disks._here(missing) == Path("/mnt/z/fgpipe")
-    assert disks._here(tmp_path) == tmp_path
+    missing = Path(DESKTOP_DRIVES) / "z" / "fgpipe"
+    assert here(missing) == Path("/mnt/z/fgpipe")
+    assert here(tmp_path) == tmp_path

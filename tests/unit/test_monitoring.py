@@ -40,9 +40,37 @@ def test_every_replica_is_looked_at(tmp_path: Path) -> None:
     """The figures and alerts would be of one server in four."""
     file = configuration(tmp_path, fgpipe_port=8100, fgpipe_replicas=4)
     jobs = {job["job_name"]: job["static_configs"] for job in yaml.safe_load(file.read_text())["scrape_configs"]}
-    assert jobs["server"] == [{"targets": [f"127.0.0.1:{8100 + place}" for place in range(4)]}]
+    (server,) = jobs["server"]
+    assert server["targets"] == [f"127.0.0.1:{8100 + place}" for place in range(4)]
     done = subprocess.run(["promtool", "check", "config", str(file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+@pytest.mark.parametrize(("profiles", "ports"), [("", (8001, 8112)), ("three", (8001, 8112, 8003))])
+def test_every_model_of_the_stack_of_several_is_looked_at(
+    profiles: str, ports: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Prometheus would watch a server that does not run, cry for it, and say nothing of the models."""
+    files = "compose.multimodel.yaml:compose.monitoring.yaml"
+    file = configuration(tmp_path, compose_file=files, compose_profiles=profiles, model_b_port=8112)
+    jobs = {job["job_name"]: job["static_configs"] for job in yaml.safe_load(file.read_text())["scrape_configs"]}
+    assert jobs["server"] == [{"targets": [f"127.0.0.1:{port}" for port in ports], "labels": {"stack": "models"}}]
+    done = subprocess.run(["promtool", "check", "config", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("replicas", ["auto", "0", "-1"])
+def test_replicas_that_are_no_number_stop_prometheus(replicas: str) -> None:
+    """It would run and look at no server, and no alert could say that none answers."""
+    done = subprocess.run(
+        [str(SERVE / "prometheus" / "start.sh"), "--print", str(SERVE / "prometheus" / "prometheus.yml")],
+        env={"PATH": "/usr/bin:/bin", "FGPIPE_REPLICAS": replicas},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"FGPIPE_REPLICAS: got {replicas}, expected a number" in done.stderr
 
 
 @needs_promtool

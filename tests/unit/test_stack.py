@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fgpipe import planned_models
 from fgpipe.compose import compose
 from fgpipe.config import Config, ServerConfig
 from fgpipe.environment import variables
@@ -23,7 +24,13 @@ SERVE = ROOT / "serve"
 MAIN, MONITORING, MODELS, SOCKET = (
     SERVE / f"compose{part}.yaml" for part in ("", ".monitoring", ".multimodel", ".socket")
 )
-STACKS = {"main": [MAIN], "monitoring": [MAIN, MONITORING], "models": [MODELS], "socket": [MAIN, SOCKET]}
+STACKS = {
+    "main": [MAIN],
+    "monitoring": [MAIN, MONITORING],
+    "models": [MODELS],
+    "models watched": [MODELS, MONITORING],
+    "socket": [MAIN, SOCKET],
+}
 SPECIFICATION = Path("/usr/lib/python3/dist-packages/compose/config/compose_spec.json")
 SCRIPTS = sorted(path for path in ROOT.rglob("*.sh") if ".venv" not in path.parts)
 
@@ -146,6 +153,9 @@ def test_every_variable_of_the_compose_files_is_in_the_example_and_the_reverse()
     # The gateway's own settings come with its section of the configuration.
     coming = {name for name in used if name.startswith("FGPIPE_GATEWAY_")}
     assert used - known - (set() if "gateway" in Config.model_fields else coming) == set()
+    for name in planned_models.VARIABLES:
+        assert {f"MODEL_{letter}_{name.upper()}" for letter in "ABC"} <= known
+        assert f"MODEL_{name.upper()}" in (SERVE / "model.sh").read_text()
     assert known - used == set(), "in .env.example, read by no container: add it to the service's environment"
 
 

@@ -25,16 +25,19 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 
 def _plan(parsed: argparse.Namespace) -> int:
-    from fgpipe import planning
+    from fgpipe import appliance, planning
 
-    options = take_options(parsed, planning.OPTIONS)
-    planning.plan(config(parsed), options, as_json=parsed.json, as_env=parsed.env)
+    options, values = take_options(parsed, planning.OPTIONS), appliance.settings(parsed.env_file)
+    parsed.overrides = [*planning.words(values), *parsed.overrides]
+    found = config(parsed, planning.on_this_machine(values))
+    planning.plan(found, options, values, as_json=parsed.json, as_env=parsed.env)
     return 0
 
 
 def _plan_flags(parser: argparse.ArgumentParser) -> None:
     json_flag(parser)
     parser.add_argument("--env", action="store_true", help="print the settings as lines for an .env file")
+    _env_file_flag(parser)
     parser.epilog = (
         "Words of its own: gpu=rtx4090 (or h100, …, cpu) or gpu.memory_gib=24; gpu.reserved_gib=1 (desktop, driver); "
         "config=FOLDER (another base's config.json); models=FILE (YAML, several models on one GPU: docs/config.md); "
@@ -72,7 +75,11 @@ def _doctor(parsed: argparse.Namespace) -> int:
 
 def _doctor_flags(parser: argparse.ArgumentParser) -> None:
     json_flag(parser)
-    parser.add_argument("--env-file", type=Path, help="the appliance's settings, serve/.env")
+    _env_file_flag(parser)
+
+
+def _env_file_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="the appliance's settings, serve/.env")
 
 
 def _adapters(parsed: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,12 +26,12 @@ class Command:
     flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 
 
-def config(parsed: argparse.Namespace) -> Config:
-    """The configuration: defaults, files, environment, then the words of the command line."""
+def config(parsed: argparse.Namespace, environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration: defaults, files, environment (None: the process's own), then the words of the command line."""
     from fgpipe.compose import compose
     from fgpipe.environment import overrides
 
-    given = overrides(os.environ)
+    given = overrides(os.environ if environment is None else environment)
     try:
         return compose([*given.values(), *parsed.overrides])
     except ConfigError as error:

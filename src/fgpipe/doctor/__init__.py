@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fgpipe import appliance
 from fgpipe.config import Config
-from fgpipe.doctor import access, checks, disks, machine
+from fgpipe.doctor import access, disks, judging, machine, models
 from fgpipe.doctor.checks import Check
 from fgpipe.serving import gpus
 
@@ -21,7 +22,7 @@ __all__ = ["Check", "doctor", "examine"]
 
 def doctor(config: Config, *, env_file: Path | None, as_json: bool) -> int:
     """Print every check; 2 if one failed."""
-    found = examine(config, checks.settings(env_file), containers=env_file is not None)
+    found = examine(config, appliance.settings(env_file), containers=env_file is not None)
     if as_json:
         print(json.dumps([asdict(check) for check in found], ensure_ascii=False, indent=2))
     else:
@@ -38,32 +39,24 @@ def examine(config: Config, variables: Mapping[str, str], *, containers: bool) -
         containers: the stack in serve/ is to run, so that Docker is needed.
     """
     values = {name: value for name, value in variables.items() if value}
-    server, found_gpus = config.server, gpus.found_gpus()
-    if share := _share(values.get("FGPIPE_GPU_MEMORY_UTILIZATION", "")):
-        server = server.model_copy(update={"gpu_memory_utilization": share})
+    found_gpus, several = gpus.found_gpus(), appliance.has_several_models(values)
+    judged, effective = judging.settings(config, values, containers=containers)
+    server = effective.server
     folder = Path(values.get("FGPIPE_ADAPTERS_DIR") or config.paths.adapters).expanduser()
     wanted = values.get("FGPIPE_MODEL", "")
     served = values.get("FGPIPE_MODEL_ID") or (wanted if wanted and not wanted.startswith("/") else config.model.id)
     return [
-        *machine.gpu(server, found_gpus),
+        *machine.gpu(None if several else server, found_gpus),
         *machine.vllm(server, has_gpu=bool(found_gpus)),
+        *judged,
         *disks.folders(values, adapters=folder),
-        *access.ports(values, host=server.host, port=server.port, replicas=server.replicas),
+        *access.ports(values, host=server.host, port=config.server.port, replicas=server.replicas),
         *access.key_checks(values, host=server.host),
-        *access.licence(config.model, values),
-        *access.adapters(folder, served=served),
+        *(models.checks(values, found_gpus) if several else access.licence(config.model, values)),
+        *([] if several else access.adapters(folder, served=served)),
         *machine.docker(needed=containers),
         *machine.tunnel(values),
     ]
-
-
-def _share(text: str) -> float | None:
-    """A share of the GPU as somebody wrote it; None if it is none."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0 < value <= 1 else None
 
 
 def _table(found: list[Check]) -> Table:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fgpipe import keys, store
+from fgpipe import appliance, keys, resources, store
 from fgpipe.adapters_folder import ADAPTER_FILES
 from fgpipe.config import MOST_REPLICAS, ModelConfig
 from fgpipe.doctor.checks import Check
 from fgpipe.errors import ModelError, ServeError
-from fgpipe.models import base
+from fgpipe.models import base, hub_config
 from fgpipe.publishing import listing
 from fgpipe.serving import api
 from fgpipe.serving.process import require_free_port
@@ -37,7 +37,7 @@ def ports(values: Mapping[str, str], *, host: str, port: int, replicas: int | st
         first = int(wanted[0][3])
         further = range(first + 1, first + min(int(count), MOST_REPLICAS))
         wanted[1:1] = [("replica", "FGPIPE_PORT", wanted[0][2], str(number)) for number in further]
-    checks = [_port(name, variable, where, number) for name, variable, where, number in wanted]
+    checks = [port_check(name, variable, where, number) for name, variable, where, number in wanted]
     *servers, gateway = wanted
     if gateway[3] in [server[3] for server in servers]:
         checks.append(
@@ -46,7 +46,8 @@ def ports(values: Mapping[str, str], *, host: str, port: int, replicas: int | st
     return checks
 
 
-def _port(name: str, variable: str, host: str, number: str) -> Check:
+def port_check(name: str, variable: str, host: str, number: str) -> Check:
+    """Whether `number` is a port, free or answered by a server."""
     if not (number.isascii() and number.isdigit() and 1 <= int(number) <= 65535):
         return Check(f"{name} port", "fail", f"got {number!r:.20}, expected 1 to 65535", f"{variable}: a port")
     try:
@@ -88,6 +89,9 @@ def key_checks(values: Mapping[str, str], *, host: str) -> list[Check]:
     if gateway_open and not has_gateway_key:
         found = f"no {GATEWAY_KEYS}, expected one off the loopback"
         checks.append(Check("keys", "fail", found, f"{GATEWAY_KEYS}: openssl rand -hex 24"))
+    if has_gateway_key and not gateway_open:
+        found = "client keys, and the gateway on the loopback: no other machine gets an answer"
+        checks.append(Check("keys", "warn", found, "FGPIPE_GATEWAY_HOST=0.0.0.0, as it asks for keys"))
     checks += _same(given)
     checks += [
         Check(
@@ -116,34 +120,48 @@ def _same(given: Mapping[str, str]) -> list[Check]:
 
 
 def licence(model: ModelConfig, values: Mapping[str, str]) -> list[Check]:
-    """Whether the base can be had: a folder here, or a token for the hub."""
-    wanted = values.get("FGPIPE_MODEL", "")
-    if wanted.startswith("/models/"):  # as the container sees FGPIPE_MODELS_DIR
-        wanted = str(Path(values.get("FGPIPE_MODELS_DIR", "/models")) / wanted.removeprefix("/models/"))
-    path = wanted if wanted.startswith(("/", "~", ".")) else model.path
-    if path:
+    """Whether the server's base can be had."""
+    wanted = values.get("FGPIPE_MODEL") or str(resources.resolve(model.path).absolute() if model.path else model.id)
+    revision = values.get("FGPIPE_MODEL_REVISION") or (model.revision if wanted == model.id else None)
+    return [base_model(wanted, revision, values, variables="FGPIPE_MODEL", name="base model")]
+
+
+def base_model(wanted: str, revision: str | None, values: Mapping[str, str], *, variables: str, name: str) -> Check:
+    """Whether a base can be had: a folder here, the hub's cache, or the hub, which is asked for its config.json.
+
+    Args:
+        wanted: a hub id, or a folder as the container sees it.
+        variables: what says which it is; with `_REVISION`, at which commit.
+    """
+    if folder := appliance.base_folder(wanted, values):
         try:
-            folder = base.local_folder(model.model_copy(update={"path": path}))
+            return Check(name, "ok", f"{base.local_folder(ModelConfig(path=str(folder)))}: here")
         except ModelError as error:
-            return [
-                Check("base model", "fail", error.message, "FGPIPE_MODEL: a folder with config.json and safetensors")
-            ]
-        return [Check("base model", "ok", f"{folder}: here")]
-    hub = wanted or model.id
-    if _in_cache(hub, values):
-        return [Check("base model", "ok", f"{hub}: in the hub's cache")]
-    if values.get("HF_TOKEN"):
-        return [Check("base model", "ok", f"{hub}: HF_TOKEN is set; its licence must be accepted on the model's page")]
-    found = f"{hub}: no HF_TOKEN and no folder; a gated model cannot be fetched"
-    change = f"HF_TOKEN: a token, after accepting https://huggingface.co/{hub}; or FGPIPE_MODEL: a local folder"
-    return [Check("base model", "fail", found, change)]
+            return Check(name, "fail", error.message, f"{variables}: a folder with config.json and safetensors")
+    if any(_is_whole(snapshot) for snapshot in appliance.cached_snapshots(wanted, values)):
+        return Check(name, "ok", f"{wanted}: in the hub's cache")
+    token = values.get("HF_TOKEN")
+    try:
+        hub_config.read_config(wanted, revision, token=token)
+    except hub_config.HubRefusalError as error:
+        page = f"https://huggingface.co/{wanted}"
+        login = f"HF_TOKEN: a token, after accepting {page}; or {variables}: a local folder"
+        changes = {
+            "token": "HF_TOKEN: a token that is valid, and may read gated models",
+            "licence": f"HF_TOKEN: of an account that accepted {page}" if token else login,
+            "model": f"{variables}: a model of the hub, or a local folder",
+            "revision": f"{variables}_REVISION: a commit of {page}/commits",
+        }
+        if error.reason in changes:
+            return Check(name, "fail", error.message, changes[error.reason])
+        if token:
+            return Check(name, "warn", f"{error.message}: whether its licence was accepted is not known")
+        return Check(name, "fail", f"{error.message}, and no HF_TOKEN: a gated model cannot be fetched", login)
+    return Check(name, "ok", f"{wanted}: the hub gives it" + (" to this token" if token else " to everybody"))
 
 
-def _in_cache(hub: str, values: Mapping[str, str]) -> bool:
-    """Whether a snapshot of the model lies in the hub's cache."""
-    root = values.get("HF_CACHE_DIR") or values.get("HF_HOME") or "~/.cache/huggingface"
-    snapshots = Path(root).expanduser() / "hub" / f"models--{hub.replace('/', '--')}" / "snapshots"
-    return any(snapshots.glob("*/config.json")) and any(snapshots.glob("*/*.safetensors"))
+def _is_whole(snapshot: Path) -> bool:
+    return (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors"))
 
 
 def adapters(folder: Path, *, served: str) -> list[Check]:

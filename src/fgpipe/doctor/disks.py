@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fgpipe.appliance import DESKTOP_DRIVES, here
 from fgpipe.doctor.checks import Check
 
 MIB, GIB = 2**20, 2**30
@@ -35,17 +36,18 @@ class Folder:
     variable: str
     purpose: str
     wanted_bytes: int
-    """Free space below which it is worth a warning."""
+    """Free space below which it is worth a warning; 0: next to nothing is written there, and its speed is no matter."""
+    is_written: bool = True
+    """Whether a container that is not root writes there."""
 
-
-DESKTOP_DRIVES = "/run/desktop/mnt/host"
-"""Where Docker Desktop's engine has the drives of Windows; `/mnt/d` in WSL2 is `/run/desktop/mnt/host/d` there."""
 
 FOLDERS = (
-    Folder("FGPIPE_MODELS_DIR", "base models", 2 * GIB),
+    Folder("FGPIPE_MODELS_DIR", "base models", 2 * GIB, is_written=False),
     Folder("FGPIPE_ADAPTERS_DIR", "adapters", GIB),
     Folder("HF_CACHE_DIR", "hub cache", 4 * GIB),
     Folder("VLLM_CACHE_DIR", "vLLM cache", 4 * GIB),
+    Folder("FGPIPE_SECRETS_DIR", "secrets", 0, is_written=False),
+    Folder("FGPIPE_CHECKOUT_DIR", "checkout", 0, is_written=False),
 )
 
 
@@ -66,29 +68,36 @@ def folders(values: Mapping[str, str], *, adapters: Path) -> list[Check]:
         if not path and folder.variable == "FGPIPE_ADAPTERS_DIR" and adapters.is_dir():
             path = str(adapters)
         if path:
-            checks.append(_folder(folder, path, measured))
+            checks.append(_folder(folder, path, measured, user=values.get("FGPIPE_USER", "")))
     return checks
 
 
-def _folder(folder: Folder, text: str, measured: dict[int, Speed]) -> Check:
+def _folder(folder: Folder, text: str, measured: dict[int, Speed], *, user: str) -> Check:
     name, change = f"folder for {folder.purpose}", f"{folder.variable}: another folder"
     if re.match(r"[A-Za-z]:[\\/]", text) and os.name != "nt":
         drive = f"{DESKTOP_DRIVES}/{text[0].lower()}/" + text[3:].replace("\\", "/")
         return Check(
             name, "fail", f"got the Windows path {text}, expected it as Docker sees it", f"{folder.variable}={drive}"
         )
-    path = _here(Path(text).expanduser())
+    path = here(Path(text).expanduser())
     if not path.is_dir():
         found = f"{path} is a file" if path.exists() else f"no {path}: Docker would make it, owned by root"
         return Check(name, "fail", found, f"{folder.variable}: mkdir -p {path}, or another folder")
-    if not os.access(path, os.R_OK | os.X_OK):
-        return Check(name, "fail", f"{path} cannot be read by this user", change)
-    if not os.access(path, os.W_OK):
-        only_read = folder.variable == "FGPIPE_MODELS_DIR"
-        return Check(name, "warn" if only_read else "fail", f"{path} cannot be written by this user", change)
+    whose = f"{user} (FGPIPE_USER)" if user else "this user"
+    change = f"{change}, or FGPIPE_USER: who owns it" if user else change
+    if not _may(path, user, os.R_OK | os.X_OK):
+        return Check(name, "fail", f"{path} cannot be read by {whose}", change)
+    if folder.is_written and not _may(path, user, os.W_OK):
+        return Check(name, "fail", f"{path} cannot be written by {whose}", change)
+    if folder.variable == "FGPIPE_CHECKOUT_DIR" and not ((path / ".git").exists() and (path / "serve").is_dir()):
+        return Check(name, "fail", f"{path} is no clone of this repository: update.sh could not run", change)
+    if not folder.wanted_bytes:
+        return Check(name, "ok", f"{path}: here")
     free = shutil.disk_usage(path).free
     if free < FULL_BYTES:
         return Check(name, "fail", f"{path}: {free / GIB:.2f} GiB free, expected {folder.wanted_bytes / GIB:g}", change)
+    if not os.access(path, os.W_OK):  # nor can its speed be tried
+        return Check(name, "ok", f"{path}: {free / GIB:.1f} GiB free")
     try:
         disk = path.stat().st_dev
         speed = measured.get(disk) or measured.setdefault(disk, measure(path))
@@ -104,11 +113,15 @@ def _folder(folder: Folder, text: str, measured: dict[int, Speed]) -> Check:
     return Check(name, "ok", found)
 
 
-def _here(path: Path) -> Path:
-    """Where this machine has what Docker Desktop's engine calls `path`: WSL2 mounts the drives elsewhere."""
-    if path.is_relative_to(DESKTOP_DRIVES) and not path.exists():
-        return Path("/mnt") / path.relative_to(DESKTOP_DRIVES)
-    return path
+def _may(path: Path, user: str, wanted: int) -> bool:
+    """Whether the containers' user, uid:gid, may do to a folder what `wanted` (os.R_OK …) says; empty: this process."""
+    matched = re.fullmatch(r"(\d+):(\d+)", user)
+    if matched is None:
+        return os.access(path, wanted)
+    owner, group = map(int, matched.groups())
+    found = path.stat()
+    shift = 6 if owner == found.st_uid else 3 if group == found.st_gid else 0
+    return owner == 0 or (found.st_mode >> shift) & wanted == wanted
 
 
 def measure(folder: Path) -> Speed:

@@ -22,8 +22,8 @@ TUN = Path("/dev/net/tun")
 COMMAND_TIMEOUT_S = 20.0
 
 
-def gpu(server: ServerConfig, found: list[gpus.FoundGpu]) -> list[Check]:
-    """Whether there is a GPU with a driver new enough, and its share for vLLM free."""
+def gpu(server: ServerConfig | None, found: list[gpus.FoundGpu]) -> list[Check]:
+    """Whether there is a GPU with a driver new enough, and the share of `server`, if that is what runs, free."""
     if not found:
         return [Check("GPU", "warn", "nvidia-smi found none: only vLLM's CPU build can run here")]
     first = found[0]
@@ -34,6 +34,8 @@ def gpu(server: ServerConfig, found: list[gpus.FoundGpu]) -> list[Check]:
     else:
         wanted = f"{OLDEST_DRIVER} or newer for images with CUDA 13"
         checks.append(Check("GPU driver", "warn", f"{first.driver}, expected {wanted}"))
+    if server is None:
+        return checks
     share = server.gpu_memory_utilization * first.total_bytes
     free = first.total_bytes - first.used_bytes - CONTEXT_BYTES
     whole = f"{server.gpu_memory_utilization:g} of the whole GPU is {share / GIB:.1f} GiB"

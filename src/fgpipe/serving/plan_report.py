@@ -67,7 +67,7 @@ def parts(plan: EnginePlan) -> list[tuple[str, str, int]]:
         sizes = f"{graph_sizes(settings)} batch sizes, {shape.sizes.num_hidden_layers} layers (estimate)"
         found.append(("cuda_graphs", sizes, memory.graphs))
     if memory.other:
-        found.append(("other", "libraries; measured on an H200 with vLLM 0.26", memory.other))
+        found.append(("other", "libraries; measured on an H100 with vLLM 0.32.0", memory.other))
     return found
 
 
@@ -163,22 +163,6 @@ def single_env(plan: EnginePlan) -> list[str]:
     if plan.replicas > 1:
         values["REPLICAS"] = plan.replicas
     return [f"FGPIPE_{name}={value}" for name, value in values.items()]
-
-
-def shared_env(plans: Sequence[EnginePlan]) -> list[str]:
-    """Lines for the `.env` of several models; MODEL_A starts first."""
-    lines = []
-    for place, plan in enumerate(plans):
-        prefix = f"MODEL_{chr(ord('A') + place)}_"
-        values = {
-            "ID": plan.model.id,
-            "PORT": plan.model.port,
-            "GPU_MEMORY_UTILIZATION": f"{plan.utilization:.3f}",
-            "MAX_MODEL_LEN_TOKENS": plan.model.settings.max_model_len_tokens,
-            "MAX_NUM_SEQS": plan.model.settings.max_num_seqs,
-        }
-        lines += [f"# {plan.model.name}", *(f"{prefix}{name}={value}" for name, value in values.items())]
-    return lines
 
 
 def with_ports(models: Sequence[Model]) -> dict[str, int]:

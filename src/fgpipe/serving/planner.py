@@ -70,6 +70,8 @@ class Model:
     priority: float = 1
     """Its weight when memory beyond the least is shared out."""
     port: int | None = None
+    shares: int | None = None
+    """Thousandths of the GPU that the user gives it; None: to be planned."""
 
 
 @dataclass(frozen=True)
@@ -161,21 +163,23 @@ def plan_cpu(model: Model, *, kv_bytes: int, replicas: int = 1) -> EnginePlan:
 def share_gpu(models: Sequence[Model], gpu: Gpu) -> list[EnginePlan]:
     """An engine for each of `models` side by side on `gpu`, in the order in which to start them: small before large.
 
-    Each gets what it needs to start and to hold one sequence of full length. What is left goes to their KV caches by
-    priority, up to max_num_seqs sequences of full length each; beyond that the GPU stays free.
+    Each gets the share that the user gives it, else what it needs to start and to hold one sequence of full length.
+    What is left goes to the KV caches of those without a share of the user's by priority, up to max_num_seqs sequences
+    of full length each; beyond that the GPU stays free.
 
     Raises:
-        ServeError: they do not fit; with the arithmetic.
+        ServeError: they do not fit, or a share of the user's is too small for its model; with the arithmetic.
     """
     memories = [engine_memory(model.shape, model.settings) for model in models]
-    least = [gpu.shares_for(least_bytes(memory)) for memory in memories]
+    wanted = list(zip(models, memories, strict=True))
+    _require_room(wanted, gpu)
+    least = [_least_shares(model, memory, gpu) for model, memory in wanted]
     most = [
-        gpu.shares_for(least_bytes(memory, model.settings.max_num_seqs))
-        for model, memory in zip(models, memories, strict=True)
+        model.shares or gpu.shares_for(least_bytes(memory, model.settings.max_num_seqs)) for model, memory in wanted
     ]
     free = gpu.free_shares(len(models))
     if sum(least) > free:
-        raise _does_not_fit(list(zip(models, memories, strict=True)), gpu)
+        raise _does_not_fit(wanted, gpu)
     shares = share_out(free, least=least, most=most, weights=[model.priority for model in models])
     plans = [
         EnginePlan(model, memory, share, floor(gpu.seen_bytes * share / SHARES) - memory.fixed)
@@ -196,14 +200,33 @@ def share_out(free: int, *, least: Sequence[int], most: Sequence[int], weights: 
     return shares
 
 
+def _least_shares(model: Model, memory: EngineMemory, gpu: Gpu) -> int:
+    return model.shares or gpu.shares_for(least_bytes(memory))
+
+
+def _require_room(wanted: Sequence[tuple[Model, EngineMemory]], gpu: Gpu) -> None:
+    """Refuse shares of the user's with which vLLM would not start."""
+    lines = []
+    for model, memory in wanted:
+        least = gpu.shares_for(least_bytes(memory))
+        if model.shares is not None and model.shares < least:
+            lines.append(
+                f"{model.name}: gpu_memory_utilization: got {model.shares / SHARES:.3f} of {gpu.name} "
+                f"({_gib(gpu.total_bytes)} GiB), expected at least {least / SHARES:.3f}\n{_sum_line(model, memory)}"
+            )
+    if lines:
+        raise ServeError("\n".join(lines), hint="without a share of yours, plan chooses one")
+
+
 def _does_not_fit(wanted: Sequence[tuple[Model, EngineMemory]], gpu: Gpu) -> ServeError:
-    needed = sum(gpu.shares_for(least_bytes(memory)) for _, memory in wanted)
+    needed = sum(_least_shares(model, memory, gpu) for model, memory in wanted)
     free = gpu.free_shares(len(wanted))
     lines = [_sum_line(model, memory, gpu) for model, memory in wanted]
     return ServeError(
         f"{gpu.name}: got {len(wanted)} model{'s' * (len(wanted) > 1)} that need {needed / SHARES:.3f} of it, expected "
         f"at most {free / SHARES:.3f}\n" + "\n".join([*lines, _free_line(gpu, len(wanted))]),
-        hint="lower max_model_len_tokens, max_num_seqs or max_num_batched_tokens, quantise the largest model, or leave "
+        hint=("smaller shares, or " if any(model.shares for model, _ in wanted) else "")
+        + "lower max_model_len_tokens, max_num_seqs or max_num_batched_tokens, quantise the largest model, or leave "
         "one out",
     )
 
@@ -220,6 +243,7 @@ def _sum_line(model: Model, memory: EngineMemory, gpu: Gpu | None = None) -> str
     }
     terms = " + ".join(f"{name} {_gib(part)}" for name, part in parts.items() if part)
     share = f" = {gpu.shares_for(least_bytes(memory)) / SHARES:.3f} of the GPU" if gpu else ""
+    share += f", given {model.shares / SHARES:.3f}" if model.shares else ""
     return f"  {model.name}: {terms} = {_gib(least_bytes(memory))} GiB{share}"
 
 

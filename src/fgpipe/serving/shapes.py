@@ -102,6 +102,16 @@ def read_shape(path: Path, *, quantization: str | None = None) -> BaseShape:
     Raises:
         ConfigError: it cannot be read, or is no base that can be planned; says what is missing.
     """
+    found, where = read_file(path)
+    return shape_of(found, where=where, quantization=quantization)
+
+
+def read_file(path: Path) -> tuple[dict[str, Any], str]:
+    """The content of the `config.json` that is `path`, or in the folder `path`, and where it stood.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     file = path / "config.json" if path.is_dir() else path
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -111,7 +121,7 @@ def read_shape(path: Path, *, quantization: str | None = None) -> BaseShape:
         ) from None
     if not isinstance(found, dict):
         raise ConfigError(f"{file}: got {type(found).__name__}, expected a JSON object")
-    return shape_of(found, where=str(file), quantization=quantization)
+    return found, str(file)
 
 
 def shape_of(found: Mapping[str, Any], *, where: str, quantization: str | None = None) -> BaseShape:
