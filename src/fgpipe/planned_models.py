@@ -244,6 +244,7 @@ def env_lines(planned: Sequence[Planned], values: Mapping[str, str]) -> list[str
     others = [file for file in appliance.compose_files(values) if file == "compose.monitoring.yaml"]
     profiles = [word for word in values.get("COMPOSE_PROFILES", "").split(",") if word not in ("", "three")]
     lines = [
+        "",  # ends the last line of an .env that lacks its end, when these are appended
         f"COMPOSE_FILE={(values.get('COMPOSE_PATH_SEPARATOR') or ':').join([appliance.SEVERAL_MODELS, *others])}",
         f"COMPOSE_PROFILES={','.join([*profiles, *['three'] * with_third])}",
         f"MODEL_C_UPSTREAM={third_upstream(planned[-1].plan.model.port) if with_third else ''}",

@@ -153,6 +153,7 @@ def test_small_models_come_first_and_a_third_line_that_is_not_wanted_goes(
 ) -> None:
     """The large one would start first; or a third model of last month would still be asked by the gateway."""
     change(env, COMPOSE_PROFILES="three", MODEL_C_UPSTREAM=",http://127.0.0.1:8003")
+    env.write_text(env.read_text().rstrip("\n"))  # as some editors leave it
     write(env, capsys)
     values = read_env(env)
     assert (values["MODEL_A_ID"], values["MODEL_B_ID"]) == ("/models/small", "/models/large")

@@ -42,7 +42,7 @@ def examine(config: Config, variables: Mapping[str, str], *, containers: bool) -
     found_gpus, several = gpus.found_gpus(), appliance.has_several_models(values)
     judged, effective = judging.settings(config, values, containers=containers)
     server = effective.server
-    folder = Path(values.get("FGPIPE_ADAPTERS_DIR") or config.paths.adapters).expanduser()
+    folder = appliance.here(Path(values.get("FGPIPE_ADAPTERS_DIR") or config.paths.adapters).expanduser())
     wanted = values.get("FGPIPE_MODEL", "")
     served = values.get("FGPIPE_MODEL_ID") or (wanted if wanted and not wanted.startswith("/") else config.model.id)
     return [
