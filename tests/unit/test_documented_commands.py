@@ -31,6 +31,7 @@ SYSTEM = {
     "ls",
     "mkdir",
     "nvidia-smi",
+    "schtasks",
     "openssl",
     "sed",
     "sudo",
