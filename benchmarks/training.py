@@ -1,6 +1,6 @@
 """Training, measured on this machine: the packed engine alone, beside its peers, as a fleet, and its agreement.
 
-    python benchmarks/training.py --parts engine,peers,fleet,fleet20,agreement,cpu [--limit-s 560]
+    python benchmarks/training.py --parts engine,peers,fleet,fleet20,agreement,trials,cpu [--limit-s 560]
     python benchmarks/training.py --markdown training-results/training.json [MORE.json …]
 
 `benchmarks/training.md` says what each part does and how figures are taken. The base has FunctionGemma's exact shape

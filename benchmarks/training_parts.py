@@ -50,6 +50,8 @@ class Counts:
     agreement_tokens: int = 4096
     """of each of two adapters"""
     trajectory_steps: int = 50
+    trials: tuple[int, int, int] = (46, 90, 30)
+    """Rows a step, steps, steps from one checkpoint or evaluation to the next"""
     cpu: tuple[int, int] = (8, 4)
     """Steps, rounds"""
 
@@ -66,6 +68,7 @@ QUICK = Counts(
     fleet20=(2, 40, 1),
     agreement_tokens=1024,
     trajectory_steps=6,
+    trials=(6, 12, 4),
     cpu=(2, 2),
 )
 """Enough to see that everything works."""
@@ -320,6 +323,40 @@ def agreement(bench: Bench, found: Found, save: Save) -> None:
     save()
 
 
+def trials(bench: Bench, found: Found, save: Save) -> None:
+    """What may happen to a run: evaluation meanwhile, SIGKILL, too little memory; each beside one left alone."""
+    rows, cache = bench.rows("engine", bench.counts.rows), bench.data / "cache-peers"
+    size, steps, every = bench.counts.trials
+    more = ("train.backend=fast", f"train.batch_size={size}", f"train.max_steps={steps}")
+    more += (f"train.checkpoint_every_steps={every}", f"train.log_every_steps={max(1, every // 3)}")
+
+    def note(name: str, done: Done, **facts: Any) -> Found:
+        run = bench.work / f"trials-{name}"
+        plan, lines = read_json(run / "train" / "plan.json"), log_lines(run / "train")
+        memory = {"planned_bytes": plan["memory_bytes"], "peak_bytes": plan["peak_bytes"], "gpu_bytes": done.gpu_bytes}
+        found[name] = {"loss": lines[-1]["loss"], "command_s": done.seconds, **memory, **facts}
+        save()
+        return dict(found[name])
+
+    alone = note("alone", bench.train("trials-alone", rows, bench.work / "trials-alone", *more, cache=cache))
+    run = bench.work / "trials-evaluated"
+    done = bench.train("trials-evaluated", rows, run, *more, f"train.evaluate_every_steps={every}", cache=cache)
+    log = [json.loads(line) for line in (run / "train" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    note("evaluated", done, held_out_losses=[line["held_out_loss"] for line in log if "held_out_loss" in line])
+    run = bench.work / "trials-killed"
+    words, variables = ["train", *bench.words_for(rows, run, *more)], {"XDG_CACHE_HOME": str(cache)}
+    checkpoints = run / "train.checkpoints"
+    bench.runner.kill(
+        "trials-killed", words, variables, when=lambda: any(checkpoints.glob("checkpoint-*/complete.json"))
+    )
+    done = bench.runner.fgpipe("trials-resumed", words, variables)
+    note("killed", done, said=[line for _, line in done.lines if "resuming" in line])
+    settings = {"bytes": int(0.6 * alone["planned_bytes"])}
+    settings |= {"words": ["train", *bench.words_for(rows, bench.work / "trials-tight", *more)]}
+    done = bench.runner.script("trials-tight", "training_tight.py", settings, variables)
+    note("tight", done, bytes=settings["bytes"], said=[line for _, line in done.lines if "out of memory" in line])
+
+
 def cpu(bench: Bench, found: Found, save: Save) -> None:
     """Both back ends against a plain TRL script on the CPU, on the shipped tiny model, in turns."""
     steps, rounds = bench.counts.cpu
@@ -334,5 +371,6 @@ PARTS: dict[str, Callable[[Bench, Found, Save], None]] = {
     "fleet": fleet,
     "fleet20": fleet20,
     "agreement": agreement,
+    "trials": trials,
     "cpu": cpu,
 }

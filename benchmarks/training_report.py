@@ -109,6 +109,26 @@ def _agreement_lines(part: Found) -> list[str]:
     return lines
 
 
+TRIALS = ("alone", "evaluated", "killed", "tight")
+
+
+def _trial_lines(part: Found) -> list[str]:
+    lines = []
+    for name in TRIALS:
+        if name in part:
+            one = part[name]
+            memory = (
+                f"GiB planned {_gib(one['planned_bytes'])} taken {_gib(one['peak_bytes'])} GPU {_gib(one['gpu_bytes'])}"
+            )
+            said = "; ".join(
+                [*map(str, one.get("said", [])), *(f"{loss:.4f}" for loss in one.get("held_out_losses", []))]
+            )
+            lines.append(
+                f"{name:10} loss {one['loss']:.4f}, {memory}, {one['command_s']:.1f} s{f': {said}' * bool(said)}"
+            )
+    return lines
+
+
 def _cpu_lines(part: Found) -> list[str]:
     rounds = part.get("rounds", [])
     if not rounds:
@@ -127,6 +147,7 @@ LINES = {
     "fleet": _fleet_lines,
     "fleet20": _fleet_lines,
     "agreement": _agreement_lines,
+    "trials": _trial_lines,
     "cpu": _cpu_lines,
 }
 
@@ -154,6 +175,7 @@ HEADINGS = {
     "fleet": "A fleet against a sequence",
     "fleet20": "From a file to published versions",
     "agreement": "Agreement",
+    "trials": "What may happen to a run",
     "cpu": "On a CPU",
 }
 
@@ -297,6 +319,7 @@ MARKDOWN = {
     "fleet": _fleet_markdown,
     "fleet20": _fleet20_markdown,
     "agreement": _agreement_markdown,
+    "trials": lambda part: "```\n" + "\n".join(_trial_lines(part)) + "\n```",
     "cpu": _cpu_markdown,
 }
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,32 @@ class Runner:
         """One of our scripts, given its settings as JSON."""
         path = Path(__file__).with_name(file)
         return self.run(name, [sys.executable, str(path), json.dumps(settings)], variables)
+
+    def kill(self, name: str, words: Sequence[str], variables: Mapping[str, str], *, when: Callable[[], bool]) -> None:
+        """`python -m fgpipe …`, killed as soon as `when` is true.
+
+        Raises:
+            FailedError: it ended before, or there was no time.
+        """
+        until = time.monotonic() + self.left_s()
+        path = os.pathsep.join(filter(None, (str(SRC), os.environ.get("PYTHONPATH", ""))))
+        with open(self.folder / f"{name}.log", "wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fgpipe", *words],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", **variables, "PYTHONPATH": path},
+                start_new_session=True,
+            )
+            try:
+                while not when():
+                    if process.poll() is not None or time.monotonic() > until:
+                        raise FailedError(f"{name}: got status {process.poll()} before it could be killed")
+                    time.sleep(0.01)
+            finally:
+                _kill(process)
+                process.wait()
 
     def run(self, name: str, command: Sequence[str], variables: Mapping[str, str] | None = None) -> Done:
         """Run to the end.
