@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fgpipe import resources
 from fgpipe.cli import main
+from fgpipe.compose import compose
 from fgpipe.config import ModelConfig, ModelShape, ServerConfig
 from fgpipe.serving import gpus, kernels, tuned
 from fgpipe.serving.kernels import Choice, Product, Timing
@@ -116,6 +117,30 @@ def test_a_server_takes_the_users_folder_before_the_shipped_one(machine: Path) -
     write(machine / "elsewhere")
     elsewhere = SERVER.model_copy(update={"tuned_kernels": str(machine / "elsewhere")})
     assert found(elsewhere).folder == machine / "elsewhere"
+
+
+SHIPPED = sorted((resources.folder("data") / "tuned").glob("*_TUNING.json"))
+
+
+@pytest.mark.parametrize("about", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", ["throughput", "latency"])
+def test_what_is_shipped_reaches_the_presets_whole(
+    about: Path, preset: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """vLLM would end with a KeyError at a kernel that is missing, or nobody would get what was measured."""
+    facts = json.loads(about.read_text())
+    monkeypatch.setattr(gpus, "found_gpus", lambda: [gpus.FoundGpu(facts["gpu"], 80 * 2**30, 0, "580")])
+    monkeypatch.delenv(tuned.VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    config = compose([f"server={preset}", "model=functiongemma-270m"])
+    assert tuned.find(config.model, config.server, vllm=facts["vllm"]).folder == about.parent
+    for kind in ("shrink", "expand"):
+        tree = json.loads((about.parent / kernels.file_name(facts["gpu"], kind)).read_text())
+        for slots in facts["max_loras"]:
+            for product in (product for product in PRODUCTS if product.kind == kind):
+                count, k, n = product.key
+                for rows in kernels.ROWS:
+                    assert tree[str(slots + 1)][count][str(rows)][k][n]["block_m"] >= kernels.SMALLEST_BLOCK
 
 
 @pytest.mark.parametrize(
