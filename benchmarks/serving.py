@@ -206,14 +206,15 @@ def report(run: Run) -> int:
         lines += [f"failed in {row['way']}, {row['clients'] or row['load']}: {fault}" for fault in row["faults"][:1]]
     lines += [f"left out: {what}" for what in run.result["left_out"]]
     print("\n".join(lines), flush=True)
-    print(f"report: {_write_page(run)}", flush=True)
+    print(f"report: {_write_page(run.result, run.chosen.out / 'serving.png')}", flush=True)
     return int(any(row["failed"] for row in rows) or bool(run.result["left_out"]))
 
 
-def _write_page(run: Run) -> Path:
-    path: Path = run.chosen.out / "serving.html"
-    text = serving_report.markdown(run.result, serving_plan.table)
-    path.write_text(html_report.page("Serving", text, [run.chosen.out / "serving.png"]), encoding="utf-8")
+def _write_page(result: dict[str, Any], plot: Path) -> Path:
+    """All tables and the plot as one page, beside the plot."""
+    path = plot.with_suffix(".html")
+    text = serving_report.markdown(result, serving_plan.table)
+    path.write_text(html_report.page("Serving", text, [plot]), encoding="utf-8")
     return path
 
 
@@ -300,8 +301,7 @@ def main() -> int:
     if chosen.draw:
         result, plot = json.loads(chosen.draw.read_text()), chosen.draw.with_suffix(".png")
         serving_report.draw(result, plot)
-        text = serving_report.markdown(result, serving_plan.table)
-        chosen.draw.with_suffix(".html").write_text(html_report.page("Serving", text, [plot]), encoding="utf-8")
+        _write_page(result, plot)
         return 0
     chosen.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:

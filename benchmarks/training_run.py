@@ -81,14 +81,13 @@ class Runner:
             FailedError: it ended before, or there was no time.
         """
         until = time.monotonic() + self.left_s()
-        path = os.pathsep.join(filter(None, (str(SRC), os.environ.get("PYTHONPATH", ""))))
         with open(self.folder / f"{name}.log", "wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "fgpipe", *words],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env={**os.environ, "HF_HUB_OFFLINE": "1", **variables, "PYTHONPATH": path},
+                env=_environment(variables),
                 start_new_session=True,
             )
             try:
@@ -114,9 +113,6 @@ class Runner:
         limit_s = self.left_s()
         if limit_s < 5:
             raise FailedError("no time left")
-        own = dict(variables or {})
-        paths = (own.pop("PYTHONPATH", ""), str(SRC), os.environ.get("PYTHONPATH", ""))
-        quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         done, start = Done(0.0), time.monotonic()
         with open(self.folder / f"{name}.log", "w", encoding="utf-8") as log, GpuMemory() as memory:
             process = subprocess.Popen(
@@ -126,7 +122,7 @@ class Runner:
                 text=True,
                 errors="replace",
                 cwd=self.folder,
-                env={**os.environ, **quiet, **own, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                env=_environment(variables or {}),
                 start_new_session=True,
             )
             timer = threading.Timer(limit_s, _kill, (process,))
@@ -151,6 +147,13 @@ class Runner:
                 f"{'stopped after' if late else f'status {status} after'} {done.seconds:.0f} s\n{end}".strip()
             )
         return done
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Ours with `variables`; a PYTHONPATH among them comes before fgpipe's, and that before the one there is."""
+    paths = (variables.get("PYTHONPATH", ""), str(SRC), os.environ.get("PYTHONPATH", ""))
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **quiet, **variables, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,16 +60,6 @@ def test_plan_agrees_with_what_the_pinned_vllm_allocated_on_an_h100() -> None:
     plan = planner.plan_gpu(Model("h100", "x", FUNCTIONGEMMA, settings), Gpu("h100", 81559 * 2**20), utilization=0.5)
     assert plan.kv_bytes / GIB == near(37.46)
     assert plan.tokens == near(2_168_058)
-
-
-@pytest.fixture(scope="module")
-def request_memory() -> Any:
-    """The function with which vLLM decides, when an engine starts, whether its share is free."""
-    pytest.importorskip("vllm", exc_type=ImportError)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch and its dependencies while vLLM is imported
-        from vllm.v1.worker.utils import request_memory
-    return request_memory
 
 
 def start(request_memory: Any, plans: list[planner.EnginePlan], gpu: Gpu) -> None:

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -152,16 +151,6 @@ def test_vllm_would_start_every_replica_however_far_the_others_are(
     free -= sum(int(part * plan.utilization * gpu.total_bytes) for part in taken)
     snapshot: Any = SimpleNamespace(total_memory=gpu.total_bytes, free_memory=free, device_="cuda:0")
     request_memory(snapshot, SimpleNamespace(gpu_memory_utilization=plan.utilization))
-
-
-@pytest.fixture(scope="module")
-def request_memory() -> Any:
-    """The function with which vLLM decides, when an engine starts, whether its share is free."""
-    pytest.importorskip("vllm", exc_type=ImportError)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch and its dependencies while vLLM is imported
-        from vllm.v1.worker.utils import request_memory
-    return request_memory
 
 
 @given(st.integers(2, 64), st.floats(0.05, 0.9), st.integers(6, 150))

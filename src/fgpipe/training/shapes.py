@@ -133,7 +133,7 @@ def fill(batches: Sequence[MicroBatch], shapes: Ladder) -> list[int]:
         if shapes.fits([*(batches[other] for other in served), batch]):
             served.append(place)
     kept = served[: (len(served) + 1) // 2]
-    room = shapes.largest_blocks - sum(batches[place].blocks for place in kept)
+    room = shapes.largest_blocks - _blocks(batches, kept)
     sums: dict[int, list[int]] = {0: []}
     for place in range(len(batches)):
         if place not in kept:

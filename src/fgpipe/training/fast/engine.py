@@ -140,12 +140,12 @@ class Engine:
 
     def release(self) -> None:
         """Forget all graphs and what they hold."""
-        if self.on_gpu:
-            torch.cuda.synchronize()
+        if not self.on_gpu:
+            return
+        torch.cuda.synchronize()
         self._graphs.clear()
         self._memory = None
-        if self.on_gpu:
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
 
     def take_reports(self) -> list[Report]:
         """One report a slot, and a new beginning of all sums; waits for the device."""
