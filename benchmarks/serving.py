@@ -5,8 +5,8 @@
 `benchmarks/README.md` says what is measured and how. The base has FunctionGemma's exact shape and random weights, made
 here; `--model tiny` is for machines without a GPU. Parts: plain, plain-default, plain-api4 (vLLM alone); engine,
 engine-default, engine-tuned (one fgpipe server, asked directly); replicasN (`serve server.replicas=N`: N of them behind
-the gateway); enginesN (the same, started one by one); clients (what the clients themselves can take in); plan (the
-capacity planner against what vLLM took). Words such as `server.max_num_seqs=512` or `gateway.spill_in_flight=64` are
+the gateway); enginesN (the same, started one by one) and enginesN-default (with vLLM's LoRA kernel settings); clients
+(what the clients themselves can take in); plan (the capacity planner against what vLLM took). Words such as `server.max_num_seqs=512` or `gateway.spill_in_flight=64` are
 settings of fgpipe's servers and gateway.
 
 All servers of a run live side by side and take turns, so that a machine whose speed drifts affects them alike. A run

@@ -122,15 +122,19 @@ class Way:
         return {"servers": servers, "gateway": [self.gateway_pid] if self.gateway_pid else []}
 
 
+SEVERAL = re.compile(r"replicas([1-9]\d?)|engines([1-9]\d?)(?:-default)?")
+"""N servers behind the gateway; -default: with vLLM's LoRA kernel settings."""
+
+
 def names_known(part: str) -> bool:
     """Whether `part` names a way."""
-    return part in PLAIN or part in ENGINES or engine_count(part) > 1 or part in ("replicas1", "engines1")
+    return part in PLAIN or part in ENGINES or SEVERAL.fullmatch(part) is not None
 
 
 def engine_count(part: str) -> int:
     """N of `replicasN` and `enginesN`, else 1."""
-    found = re.fullmatch(r"(?:replicas|engines)([1-9]\d?)", part)
-    return int(found[1]) if found else 1
+    found = SEVERAL.fullmatch(part)
+    return int(found[1] or found[2]) if found else 1
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,7 @@ def _server(bench: Bench, part: str, place: int, kv_bytes: int | None, timeout_s
     server = VllmServer(bench.model, config.server, adapters=bench.adapters, log=bench.logs / f"{part}-{place}.log")
     if part in PLAIN:
         server.command, server.variables = plain_command(bench, config, PLAIN[part])
-    if part == "engine-default":
+    if part.endswith("-default") and part not in PLAIN:
         server.variables[TUNED_VARIABLE] = ""
     if part == "engine-tuned":
         server.variables[TUNED_VARIABLE] = str(bench.tuned)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -178,6 +179,7 @@ def up_to_date(kind: type[A], path: Path, *, config: Any, inputs: Mapping[str, s
     return found if complete else None
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of what decides the content of an artefact; packages that are not installed are left out."""
     from importlib import metadata
@@ -191,6 +193,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def git_revision() -> str | None:
     """Commit of the code in use, with "+changes" if files differ from it; None outside a checkout."""
     here = Path(__file__).resolve().parent

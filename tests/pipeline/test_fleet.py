@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiny_random
+from fgpipe import store
 from fgpipe.artifacts import Adapter, FormattedDataset
 from fgpipe.config import LoraConfig, ModelConfig, TrainConfig
 from fgpipe.training import fast_backend, stage
@@ -186,6 +187,10 @@ def test_a_stopped_fleet_goes_on_to_the_same_end(
     train([one for one in members if one not in done])
     assert "wide: resuming from step 4 of 6" in capsys.readouterr().err
     assert_as_alone(members, alone)
+    for one in members:  # no line lost or written twice, though steps went on while they were written
+        assert [line["step"] for line in store.read_jsonl(one.out / "metrics.jsonl")] == list(
+            range(1, one.todo.steps + 1)
+        )
 
 
 def test_an_adapter_begun_together_is_finished_alone(

@@ -16,7 +16,7 @@ from fgpipe.models import base
 from fgpipe.progress import say
 from fgpipe.training.choose import this_machine
 from fgpipe.training.held_out import stopped_early
-from fgpipe.training.peft_files import peft_config, write_config
+from fgpipe.training.peft_files import peft_config, read_peft, write_config
 from fgpipe.training.plan import fast_shapes
 from fgpipe.training.run import TrainingRun, labels_of
 from fgpipe.training.shapes import Ladder
@@ -66,6 +66,7 @@ def train_together(runs: Sequence[TrainingRun], listener: Listener) -> None:
             say(f"train: base loaded in {loaded - start:.1f} s, compiled in {time.monotonic() - loaded:.1f} s")
         try:
             with Writer() as writer:
+                writer.submit(read_peft)  # takes seconds, and is wanted when the first adapter is done
                 Runner(engine, [Job(run, writer) for run in runs], listener).run()
         except torch.OutOfMemoryError as error:
             raise TrainingError(

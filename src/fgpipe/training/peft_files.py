@@ -10,6 +10,11 @@ from fgpipe import store
 from fgpipe.config import LoraConfig
 
 
+def read_peft() -> None:
+    """Import PEFT."""
+    import peft  # noqa: F401
+
+
 def peft_config(lora: LoraConfig) -> Any:
     """PEFT's `LoraConfig` for our settings."""
     from peft import LoraConfig as PeftLoraConfig

@@ -106,11 +106,7 @@ class Bank:
         flats = _on_the_host(len(kept), self.layout.size(), pinned=self.values.is_cuda)
         for row, flat in zip(flats, kept.values(), strict=True):
             row.copy_(flat[slot], non_blocking=True)
-        arrived = None
-        if self.values.is_cuda:
-            arrived = torch.cuda.Event()
-            arrived.record()
-        return Copy(self.layout, tuple(kept), flats, arrived)
+        return Copy(self.layout, tuple(kept), flats, recorded_event() if self.values.is_cuda else None)
 
     def state(self, slot: int, lora: LoraConfig) -> dict[str, Tensor]:
         """Weights and moments of a slot, on the CPU: all that another bank needs to go on."""
@@ -150,6 +146,13 @@ def _on_the_host(*size: int, pinned: bool) -> Tensor:
         return torch.empty(size, pin_memory=pinned)
     except RuntimeError:  # under WSL and in containers there may be little of it
         return torch.empty(size)
+
+
+def recorded_event() -> torch.cuda.Event:
+    """An event that is over once the device has done all it was given until now."""
+    event = torch.cuda.Event()
+    event.record()
+    return event
 
 
 def weights_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor  # noqa: TID253
 
 from fgpipe.errors import TrainingError
 from fgpipe.progress import say
-from fgpipe.training.fast.bank import Bank
+from fgpipe.training.fast.bank import Bank, recorded_event
 from fgpipe.training.fast.gemma3 import Base, Batch, PackedGemma3
 from fgpipe.training.packing import Packed, Part, pack
 from fgpipe.training.shapes import Ladder, Shape
@@ -53,6 +53,22 @@ class Report:
     """First step whose loss or gradient was not finite, and which so changed nothing; 0: none."""
     bad_loss: float
     bad_norm: float
+
+
+@dataclass(frozen=True)
+class Reports:
+    """The reports of all slots at one moment."""
+
+    values: Tensor
+    """(fields of Report, slots), on the CPU"""
+    arrived: torch.cuda.Event | None
+    """When `values` is all there; None: it is."""
+
+    def read(self) -> list[Report]:
+        """One report a slot; waits until they are there."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return [Report(row[0], row[1], int(row[2]), row[3], row[4]) for row in self.values.t().tolist()]
 
 
 class Engine:
@@ -147,11 +163,12 @@ class Engine:
         self._memory = None
         torch.cuda.empty_cache()
 
-    def take_reports(self) -> list[Report]:
-        """One report a slot, and a new beginning of all sums; waits for the device."""
-        found = self.reports.t().tolist()
+    def take_reports(self) -> Reports:
+        """What has happened until now, and a new beginning of all sums; it does not wait for the device."""
+        values = torch.empty(self.reports.shape, pin_memory=self.on_gpu)
+        values.copy_(self.reports, non_blocking=True)
         self.reports[0].zero_()
-        return [Report(row[0], row[1], int(row[2]), row[3], row[4]) for row in found]
+        return Reports(values, recorded_event() if self.on_gpu else None)
 
     def reset(self, slot: int) -> None:
         """Forget loss and report of a slot that is about to get another adapter."""
@@ -183,9 +200,7 @@ class Engine:
 
     def _throttle(self) -> None:
         """Keep at most a few steps ahead of the device."""
-        event = torch.cuda.Event()
-        event.record()
-        self._pending.append(event)
+        self._pending.append(recorded_event())
         if len(self._pending) > 3:
             self._pending.pop(0).synchronize()
 

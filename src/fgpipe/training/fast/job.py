@@ -16,7 +16,7 @@ from torch import Tensor  # noqa: TID253
 
 from fgpipe import store
 from fgpipe.progress import say
-from fgpipe.training.fast.bank import Bank, Copy, initial_state
+from fgpipe.training.fast.bank import Copy, initial_state
 from fgpipe.training.fast.engine import Update
 from fgpipe.training.held_out import HeldOut, is_due
 from fgpipe.training.packing import Part, TokenRows
@@ -188,17 +188,27 @@ class Job:
         """Whether a checkpoint is due after the last finished step."""
         return not self.done and self.step % self.run.config.checkpoint_every_steps == 0
 
-    def save(self, bank: Bank, slot: int) -> None:
-        """Have a checkpoint of the last finished step written, while the steps go on."""
+    def save(self, copy: Copy) -> None:
+        """Have a checkpoint of the last finished step written, while the steps go on.
+
+        Args:
+            copy: of the slot, made after that step and before the next.
+        """
         self.wait()
         self._writer.make_room()
-        self._writing = self._writer.submit(self._save, bank.copy(slot), self.step, list(self.log))
+        self._writing = self._writer.submit(self._save, copy, self.step, list(self.log))
 
     def wait(self) -> None:
         """Until the last checkpoint is written; raises what kept it from being."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
+
+    def drop(self) -> None:
+        """Forget the last checkpoint if it waits to be written; return when none is being written."""
+        if self._writing is not None and self._writing.cancel():
+            self._writing = None
+        self.wait()
 
     def _save(self, copy: Copy, step: int, log: list[dict[str, Any]]) -> None:
         folder = self.run.checkpoints.folder / f"checkpoint-{step}"

@@ -10,9 +10,9 @@ from typing import Protocol
 from torch import Tensor  # noqa: TID253
 
 from fgpipe.errors import TrainingError
-from fgpipe.training.fast.bank import weights_of
-from fgpipe.training.fast.engine import Engine, Report, Update
-from fgpipe.training.fast.job import Job
+from fgpipe.training.fast.bank import Copy, weights_of
+from fgpipe.training.fast.engine import Engine, Report, Reports, Update
+from fgpipe.training.fast.job import MOST_COPIES, Job
 from fgpipe.training.packing import Packed, Part
 from fgpipe.training.run import not_finite
 from fgpipe.training.shapes import cut, fill
@@ -45,6 +45,19 @@ class Tick:
     updates: dict[int, Update]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the device was asked for after a pass."""
+
+    slots: list[int]
+    """Whose jobs have something due."""
+    reports: Reports
+    copies: dict[int, Copy]
+    """For checkpoints, by slot."""
+    first: bool
+    """Whether it must be heard before the next pass: it may change what goes in there, or is too much to keep."""
+
+
 class Runner:
     """Trains `jobs` on `engine` until all are done or have failed."""
 
@@ -57,25 +70,31 @@ class Runner:
     def run(self) -> None:
         """Train. What a listener raises ends all."""
         self._fill_slots()
-        prepared: Tick | None = None
-        while self._seated or prepared:
-            tick = prepared or self._prepare()
-            prepared = None
+        asked: Asked | None = None
+        while self._seated:
+            tick = self._prepare()
             self._engine.run(tick.packed, tick.updates)
-            heard = []
-            for slot in tick.updates:
-                if slot in self._seated:
-                    job = self._seated[slot]
-                    job.finish_step()
-                    self._listener.stepped(job)
-                    if self._wants_report(job):
-                        heard.append(slot)
-            if heard:
-                if not any(self._changes_what_follows(self._seated[slot]) for slot in heard):
-                    prepared = self._prepare()  # while the device works; waiting for its report comes after
-                self._hear(heard)
-            if prepared is None:
-                self._fill_slots()
+            if asked is not None:  # only now: the device has the next pass to work on meanwhile
+                self._hear(asked)
+            asked = self._finish_steps(tick)
+            if asked is not None and asked.first:
+                self._hear(asked)
+                asked = None
+            self._fill_slots()
+
+    def _finish_steps(self, tick: Tick) -> Asked | None:
+        """Count the steps that `tick` ends, and ask the device for what is due then, if anything is."""
+        ended = [slot for slot in tick.updates if slot in self._seated]
+        for slot in ended:
+            self._seated[slot].finish_step()
+            self._listener.stepped(self._seated[slot])
+        due = [slot for slot in ended if self._wants_report(self._seated[slot])]
+        if not due:
+            return None
+        saving = [slot for slot in due if self._seated[slot].saves_now()]
+        first = len(saving) > MOST_COPIES or any(self._changes_what_follows(self._seated[slot]) for slot in due)
+        copies = {} if first else {slot: self._engine.bank.copy(slot) for slot in saving}
+        return Asked(due, self._engine.take_reports(), copies, first)
 
     def _fill_slots(self) -> None:
         for slot in range(self._engine.bank.slots):
@@ -110,18 +129,18 @@ class Runner:
     def _changes_what_follows(job: Job) -> bool:
         return job.evaluates_now() or job.done
 
-    def _hear(self, slots: list[int]) -> None:
-        """Take the reports of all, and do what is due for the jobs in `slots`."""
-        reports = self._engine.take_reports()
+    def _hear(self, asked: Asked) -> None:
+        """Take the reports of all, and do what is due for the jobs that asked."""
+        reports = asked.reports.read()
         for slot, job in list(self._seated.items()):
             job.add_loss(reports[slot].loss_sum)
             if reports[slot].bad_step:
                 self._fail(slot, reports[slot])
-        for slot in slots:
+        for slot in asked.slots:
             if slot in self._seated:
-                self._attend(slot, reports[slot])
+                self._attend(slot, reports[slot], asked.copies.get(slot))
 
-    def _attend(self, slot: int, report: Report) -> None:
+    def _attend(self, slot: int, report: Report, copy: Copy | None) -> None:
         job, bank = self._seated[slot], self._engine.bank
         if job.evaluates_now():
             loss = self._held_out_loss(slot, job)
@@ -133,7 +152,7 @@ class Runner:
         if job.done:
             self._finish(slot)
         elif job.saves_now():
-            job.save(bank, slot)
+            job.save(copy or bank.copy(slot))
 
     def _held_out_loss(self, slot: int, job: Job) -> float:
         rows = job.held_out
@@ -145,7 +164,7 @@ class Runner:
 
     def _finish(self, slot: int) -> None:
         job = self._seated.pop(slot)
-        job.wait()
+        job.drop()
         weights = weights_of(self._engine.bank.state(slot, job.run.lora))
         self._listener.finished(job, job.result(weights))
 
