@@ -12,7 +12,7 @@ from fgpipe.errors import TrainingError
 from fgpipe.training.choose import Machine, choose_backend
 from fgpipe.training.packing import Part, TokenRows, pack
 from fgpipe.training.schedule import learning_rate_factor
-from fgpipe.training.shapes import BLOCK, Ladder, MicroBatch, cut, fill, ladder
+from fgpipe.training.shapes import BLOCK, CAPTURE_COST, Ladder, MicroBatch, Shape, Thrift, cut, fill, ladder
 from machines import CPU, GPU
 
 lengths_and_labels = st.lists(
@@ -96,6 +96,39 @@ def test_few_shapes_and_little_room_left() -> None:
     assert len(shapes.blocks) <= 32
     room = [later / earlier for earlier, later in zip(shapes.blocks[5:], shapes.blocks[6:], strict=False)]
     assert max(room) <= 1.2
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 16_384), st.integers(1, 2000)), min_size=1, max_size=300), st.integers(1, 4))
+def test_what_stays_empty_and_what_is_captured_cost_about_the_same(sizes: list[tuple[int, int]], epochs: int) -> None:
+    """A graph for each shape that comes once took half of a short training; one graph for all leaves half empty."""
+    batches = [MicroBatch((0,), tokens, min(labels, tokens)) for tokens, labels in sizes * epochs]
+    shapes = ladder([batch.tokens for batch in batches], [batch.labels for batch in batches], slots=1, largest_tokens=1)
+    captured: list[Shape] = [shapes.largest]
+    thrift, empty, wanted = Thrift(), 0, set()
+    for batch in batches:
+        shape, best = thrift.choose(shapes, [batch], captured), shapes.choose([batch])
+        assert shape.holds([batch])
+        if shape not in captured:
+            assert shape == best
+            captured.append(shape)
+        elif shape != best:
+            wanted.add(best)
+        empty += shape.cost - best.cost
+    assert empty <= CAPTURE_COST * len(wanted)
+    with_one_alone = sum(shapes.largest.cost - shapes.choose([batch]).cost for batch in batches)
+    assert CAPTURE_COST * (len(captured) - 1) <= with_one_alone
+
+
+def test_a_shape_that_comes_often_is_captured_and_one_that_comes_once_is_not() -> None:
+    often, once = MicroBatch((0,), 4000, 100), MicroBatch((0,), 300, 20)
+    shapes = ladder([16_000, 4000, 300], [500, 100, 20], slots=1, largest_tokens=1)
+    captured = {shapes.largest}
+    thrift = Thrift()
+    for batch in (once, *[often] * 50):
+        captured.add(thrift.choose(shapes, [batch], captured))
+    assert captured == {shapes.largest, shapes.choose([often])}
+    assert thrift.choose(shapes, [often], captured) == shapes.choose([often])
 
 
 def test_schedules_are_those_of_transformers() -> None:

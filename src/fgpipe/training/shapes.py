@@ -1,12 +1,13 @@
 """Shapes of packed steps: rows of several adapters laid end to end on one axis of tokens, cut into blocks.
 
 A block of BLOCK tokens belongs to one adapter, so that adapters of any number and size share a step. Shapes come from a
-short ladder: each is captured once as a CUDA graph and replayed with other contents.
+short ladder: those that are wanted often are captured once as a CUDA graph each, and replayed with other contents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,14 +15,17 @@ BLOCK = 256
 """Tokens that share an adapter. An adapter's last block of a step is half empty on average."""
 
 LADDER_RATIO = 1.1
-"""From one number of blocks to the next: 5 % of a step are empty on average, and with 1.25 it was 10 %. A run that sees
-30 shapes captures 30 graphs."""
+"""From one number of blocks to the next: 5 % of a step are empty on average, and with 1.25 it was 10 %."""
 
 LABEL_BLOCK = 128
 """The smallest number of label rows provided for."""
 
 LABEL_RATIO = 1.25
 """From one to the next."""
+
+CAPTURE_COST = 2**16
+"""What capturing one more shape costs, in places that stay empty (`Shape.cost`): on an H100 either takes 0.2 s or more,
+and a first small shape 15 s if its kernels are not compiled yet."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,19 @@ class Shape:
     def tokens(self) -> int:
         """Places for tokens."""
         return self.blocks * BLOCK
+
+    @property
+    def cost(self) -> int:
+        """Places for tokens and labels: on an H100 a label takes about as long as a token."""
+        return self.tokens + self.labels
+
+    def holds(self, batches: Sequence[MicroBatch]) -> bool:
+        """Whether `batches` go into it together."""
+        return (
+            sum(batch.blocks for batch in batches) <= self.blocks
+            and sum(batch.labels for batch in batches) <= self.labels
+            and sum(len(batch.rows) for batch in batches) <= self.rows
+        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +108,7 @@ class Ladder:
 
     def fits(self, batches: Sequence[MicroBatch]) -> bool:
         """Whether `batches` go together into the largest shape."""
-        return _holds(self.largest, batches)
+        return self.largest.holds(batches)
 
     def choose(self, batches: Sequence[MicroBatch]) -> Shape:
         """The smallest shape that holds `batches`, which fit."""
@@ -101,15 +118,27 @@ class Ladder:
             return replace(shape, segments=shape.segments + sum(len(batch.rows) for batch in batches))
         labels = next(count for count in self.labels if count >= needed)
         shapes = (self._shape(blocks, labels) for blocks in self.blocks)
-        return next(shape for shape in shapes if _holds(shape, batches))
+        return next(shape for shape in shapes if shape.holds(batches))
 
 
-def _holds(shape: Shape, batches: Sequence[MicroBatch]) -> bool:
-    return (
-        sum(batch.blocks for batch in batches) <= shape.blocks
-        and sum(batch.labels for batch in batches) <= shape.labels
-        and sum(len(batch.rows) for batch in batches) <= shape.rows
-    )
+class Thrift:
+    """Which shape a pass takes: a captured one, until what stayed empty for want of another would have paid for it."""
+
+    def __init__(self) -> None:
+        self._empty: Counter[Shape] = Counter()
+
+    def choose(self, shapes: Ladder, batches: Sequence[MicroBatch], captured: Iterable[Shape]) -> Shape:
+        """The shape for `batches`: of `captured`, or one of the ladder that is worth capturing now."""
+        best, held = shapes.choose(batches), smallest(captured, batches)
+        if held is None or held.cost <= best.cost:
+            return held or best
+        self._empty[best] += held.cost - best.cost
+        return best if self._empty[best] > CAPTURE_COST else held
+
+
+def smallest(captured: Iterable[Shape], batches: Sequence[MicroBatch]) -> Shape | None:
+    """The one of `captured` that holds `batches` at the least cost; None: none does."""
+    return min((shape for shape in captured if shape.holds(batches)), key=lambda shape: shape.cost, default=None)
 
 
 def _rising(first: int, last: int, ratio: float) -> list[int]:

@@ -20,7 +20,7 @@ from fgpipe.progress import say
 from fgpipe.training.fast.bank import Bank, recorded_event
 from fgpipe.training.fast.gemma3 import Base, Batch, PackedGemma3
 from fgpipe.training.packing import Packed, Part, pack
-from fgpipe.training.shapes import Ladder, Shape
+from fgpipe.training.shapes import Ladder, Shape, Thrift, smallest
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -85,14 +85,16 @@ class Engine:
         self.reports = torch.zeros(len(fields(Report)), bank.slots, device=base.device)
         self._optimise: Callable[..., None] = torch.compile(optimise) if self.on_gpu else optimise
         self._graphs: dict[Shape, Captured] = {}
+        self._thrift = Thrift()
         self._stream = torch.cuda.Stream() if self.on_gpu else None
         self._memory: torch.cuda.MemPool | None = None
         """Of all graphs and of the passes that warm them up: two never run at the same time."""
         self._pending: list[torch.cuda.Event] = []
 
     def pack(self, parts: Sequence[Part]) -> Packed:
-        """`parts` as the smallest shape that holds them."""
-        return pack(parts, self.shapes.choose([part.batch for part in parts]), self.shapes)
+        """`parts` as a shape that holds them with little to spare."""
+        batches = [part.batch for part in parts]
+        return pack(parts, self._thrift.choose(self.shapes, batches, self._graphs), self.shapes)
 
     def run(self, packed: Packed, updates: dict[int, Update]) -> None:
         """One pass over a step's content, then the updates of the slots in `updates`.
@@ -182,7 +184,9 @@ class Engine:
 
     def held_out_loss(self, parts: Sequence[Part]) -> float:
         """Sum of the weighted losses of `parts`, which fit one step; no graph, no update."""
-        batch, _ = self._tensors(self.pack(parts), control_rows({}, self.bank.slots))
+        batches = [part.batch for part in parts]
+        shape = smallest(self._graphs, batches) or self.shapes.choose(batches)  # whose kernels are compiled
+        batch, _ = self._tensors(pack(parts, shape, self.shapes), control_rows({}, self.bank.slots))
         with self._in_the_graphs_memory():
             return float(self.model.losses(batch).sum())
 
