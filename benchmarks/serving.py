@@ -6,8 +6,8 @@
 here; `--model tiny` is for machines without a GPU. Parts: plain, plain-default, plain-api4 (vLLM alone); engine,
 engine-default, engine-tuned (one fgpipe server, asked directly); replicasN (`serve server.replicas=N`: N of them behind
 the gateway); enginesN (the same, started one by one) and enginesN-default (with vLLM's LoRA kernel settings); clients
-(what the clients themselves can take in); plan (the capacity planner against what vLLM took). Words such as `server.max_num_seqs=512` or `gateway.spill_in_flight=64` are
-settings of fgpipe's servers and gateway.
+(what the clients themselves can take in); plan (the capacity planner against what vLLM took). Words such as
+`server.max_num_seqs=512` or `gateway.spill_in_flight=64` are settings of fgpipe's servers and gateway.
 
 All servers of a run live side by side and take turns, so that a machine whose speed drifts affects them alike. A run
 ends inside --limit-s; what it had no time for is named, and what it has is in OUT/serving.json at any moment.
