@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -429,15 +430,25 @@ def test_measuring_stops_where_it_no_longer_pays_and_is_remembered(
         def __exit__(self, *_: object) -> None:
             pass
 
+        logs = tmp_path
+        urls: tuple[str, ...] = ()
+
         def grow(self, count: int) -> None:
             grown.append(count)
+            self.urls = tuple(f"http://127.0.0.1:{8000 + place}" for place in range(count))
 
+    def measure(_: Config, urls: Sequence[str], *__: object, **___: object) -> float:
+        measured.append(len(urls))
+        return next(rates)
+
+    measured: list[int] = []
     monkeypatch.setattr(finding, "Replicas", Standing)
-    monkeypatch.setattr(finding, "_measure", lambda *_: next(rates))
+    monkeypatch.setattr(finding, "_measure", measure)
     config = Config.model_validate({"paths": {"runs": str(tmp_path), "adapters": str(tmp_path / "none")}})
     assert finding.remembered(config) is None
     assert finding.find(config, most=8, load_=Load(4, 8, 8)) == 2
-    assert grown == [1, 2, 3]
+    assert measured == [1, 2, 3]
+    assert grown == [1, 2, 4], "several start in the time of one"
     assert finding.remembered(config) == 2
     for same in ({"port": 8100}, {"start_timeout_s": 5}, {"replicas": "auto"}):
         assert finding.remembered(with_server(config, **same)) == 2

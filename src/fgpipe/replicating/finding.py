@@ -60,7 +60,8 @@ def pays(totals: Sequence[float]) -> bool:
 def find(config: Config, *, most: int, load_: Load | None = None) -> int:
     """Measure 1, 2, … servers until another one does not pay or `most` run; say what was found, and remember it.
 
-    Every server has the part of a `most`-th meanwhile, so that none needs to start anew when another one comes.
+    Every server has the part of a `most`-th meanwhile, so that none needs to start anew when another one comes. They
+    start twice as many each time, as several need hardly longer than one; those that are not measured yet idle.
 
     Raises:
         ServeError: a server cannot start, or none of the requests is answered.
@@ -73,8 +74,10 @@ def find(config: Config, *, most: int, load_: Load | None = None) -> int:
     totals: list[float] = []
     with Replicas(config.model, config.server, of=most, adapters=Path(config.paths.adapters)) as replicas:
         while len(totals) < most and pays(totals or [0.0]):
-            replicas.grow(len(totals) + 1)
-            totals.append(_measure(config, replicas, load_))
+            count = len(totals) + 1
+            if count > len(replicas.urls):
+                replicas.grow(min(most, max(1, 2 * len(replicas.urls))))
+            totals.append(_measure(config, replicas.urls[:count], load_, logs=replicas.logs))
             say(f"{len(totals)} server{'s' * (len(totals) > 1)}: {totals[-1]:,.0f} output tokens/s")
     count = chosen(totals)
     console().print(table(totals))
@@ -84,13 +87,13 @@ def find(config: Config, *, most: int, load_: Load | None = None) -> int:
     return count
 
 
-def _measure(config: Config, replicas: Replicas, load_: Load) -> float:
-    """Output tokens a second through a gateway of our own, at which no client can be."""
+def _measure(config: Config, urls: tuple[str, ...], load_: Load, *, logs: Path) -> float:
+    """Output tokens a second of the servers at `urls` through a gateway of our own, at which no client can be."""
     from fgpipe.replicating import fronted
 
     gateway = config.gateway.model_copy(update={"host": "127.0.0.1", "port": trial.free_port()})
     own = config.model_copy(update={"gateway": gateway})
-    with fronted(GatewayProcess(own, replicas.urls, log=replicas.logs / "gateway.log", closed=True)) as front:
+    with fronted(GatewayProcess(own, urls, log=logs / "gateway.log", closed=True)) as front:
         return load.tokens_per_s(front.url, load_)
 
 
