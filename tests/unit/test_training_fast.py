@@ -104,6 +104,28 @@ def test_loss_and_gradients_are_those_of_transformers_and_peft(members: int) -> 
                 assert (gradient - weight.grad).norm() <= 1e-5 * weight.grad.norm(), name
 
 
+def test_a_graph_that_is_too_large_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass takes a graph that is there, if it is not wanted often enough to have its own."""
+    one, _ = rows_of(0, 5)
+    found = []
+    for first in (True, False):
+        bank = Bank(Layout(tiny_random.SHAPE, LORAS[0].r), 2, "cpu")
+        bank.seat(1, state_of(0), LORAS[0])
+        shapes = ladder(one.lengths, one.labels, slots=2, largest_tokens=6000)
+        engine = Engine(take_base(model(), positions=300), bank, shapes)  # type: ignore[arg-type]
+        if first:
+            monkeypatch.setattr(engine, "_graphs", {shapes.largest: None})
+        (batch,) = cut(range(len(one.lengths)), one.lengths, one.labels, shapes)
+        packed = engine.pack([Part(1, one, batch, sum(one.labels))])
+        assert (packed.shape == shapes.largest) == first
+        engine.run(packed, {})
+        found.append((engine.losses[1].clone(), bank.gradients.clone()))
+    (loss, gradients), (own_loss, own_gradients) = found
+    assert loss.item() == pytest.approx(own_loss.item(), rel=1e-6)
+    assert gradients[1].any()
+    assert (gradients - own_gradients).norm() <= 1e-6 * own_gradients.norm()
+
+
 def test_updates_are_those_of_torch_adamw() -> None:
     """Clipping, decay, moments and bias correction, each slot by its own numbers and only at the end of its step."""
     settings = [(0.01, 0.1, 0.5), (0.02, 0.0, 100.0)]
