@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -80,7 +81,9 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         sub = commands.add_parser(command.name, help=command.summary, description=command.summary, add_help=False)
         sub.add_argument("-h", "--help", action="store_true", help="show this help and the configuration keys")
         command.flags(sub)
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, such as task=sql model=tiny")
+        what = re.search(r"\[(\w+)\]", command.summary)  # a file or folder that it takes as well
+        words = f"{what[1].upper()} key=value" if what else "key=value"
+        sub.add_argument("overrides", nargs="*", metavar=words, help="configuration, such as task=sql model=tiny")
         parsers[command.name] = sub
     return parser, parsers
 

@@ -237,10 +237,12 @@ class ServerConfig(Section):
     @field_validator("replicas", mode="before")
     @classmethod
     def _number_or_auto(cls, value: object) -> object:
-        if value == "auto" or (isinstance(value, str) and value.isascii() and value.isdigit()):
-            return value if value == "auto" else int(value)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"got {value!r:.40}, expected a whole number, or auto")
+        if value == "auto":
+            return value
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_REPLICAS:
+            raise ValueError(f"got {value!r:.40}, expected a whole number from 1 to {MOST_REPLICAS}, or auto")
         return value
 
     @model_validator(mode="after")

@@ -11,17 +11,18 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgpipe import artifacts, pipeline
+from fgpipe import artifacts, pipeline, releasing
 from fgpipe.artifacts import Adapter
 from fgpipe.compose import compose, read_yaml
 from fgpipe.config import Config, is_name
-from fgpipe.errors import ConfigError, FgpipeError
+from fgpipe.errors import ConfigError, DataError, FgpipeError
 from fgpipe.fleet_view import FleetView
 from fgpipe.progress import say
 
@@ -66,7 +67,9 @@ def fleet(file: Path, words: Sequence[str], *, evaluate: bool, parity: bool, for
     """
     start = time.monotonic()
     entries = read_fleet(file, words)
-    format_all(entries)
+    for entry in entries:
+        _attempt(entry, lambda entry=entry: releasing.require_base(entry.config))  # type: ignore[misc]
+    format_all([entry for entry in entries if entry.state != "failed"])
     train_all(entries, force=force)
     for entry in entries:
         if entry.state != "failed":
@@ -95,6 +98,7 @@ def read_fleet(file: Path, words: Sequence[str]) -> list[Entry]:
     if faults:
         raise ConfigError("\n".join(faults), hint=f"in {file}; python -m fgpipe config prints every key")
     _require_one_base(entries, file)
+    _require_own_folders(entries, file)
     return entries
 
 
@@ -156,6 +160,19 @@ def _require_one_base(entries: Sequence[Entry], file: Path) -> None:
             )
 
 
+def _require_own_folders(entries: Sequence[Entry], file: Path) -> None:
+    owner: dict[Path, str] = {}
+    for entry in entries:
+        folder = entry.config.run_folder.resolve()
+        if folder in owner:
+            raise ConfigError(
+                f"{file}: {entry.name}: got paths.run={entry.config.run_folder}, where {owner[folder]} is made, "
+                "expected a folder of its own",
+                hint="paths.runs=… under common: has one for each",
+            )
+        owner[folder] = entry.name
+
+
 def format_all(entries: Sequence[Entry]) -> None:
     """Bring everyone's rows up to date, several at a time; whose rows are bad has failed."""
     workers = min(len(entries), os.cpu_count() or 1, FORMATTERS)
@@ -171,7 +188,17 @@ def format_all(entries: Sequence[Entry]) -> None:
         if any(not (entry.config.run_folder / "train").exists() for entry in entries):
             _read_training_libraries()
         for entry, future in futures:
-            _attempt(entry, future.result)
+            _attempt(entry, lambda future=future: _rows_made(future))  # type: ignore[misc]
+
+
+def _rows_made(future: Future[None]) -> None:
+    try:
+        future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "format: got the end of the process that made the rows, expected rows",
+            hint="killed for want of memory? Run the fleet again: what is done stays done",
+        ) from error
 
 
 def _read_training_libraries() -> None:
@@ -279,3 +306,6 @@ def _show(entries: Sequence[Entry], *, seconds: float) -> None:
     console.print(table)
     published = sum(entry.state == "published" for entry in entries)
     console.print(f"{published} of {len(entries)} published in {seconds:.0f} s", highlight=False)
+    for entry in entries:
+        if entry.message:
+            console.print(f"{entry.name} failed: {entry.message}", highlight=False, markup=False, soft_wrap=True)

@@ -47,7 +47,7 @@ class FleetView:
         if self._terminal:
             from rich.live import Live
 
-            live = Live(get_renderable=self.table, console=console(), refresh_per_second=2, vertical_overflow="visible")
+            live = Live(get_renderable=self.table, console=console(), refresh_per_second=2)
             self._open.enter_context(live)
         return self
 
@@ -99,7 +99,7 @@ class FleetView:
         """All adapters as they stand."""
         from rich.table import Table
 
-        table = Table(box=None, pad_edge=False, caption=self._summary(), caption_justify="left")
+        table = Table(box=None, pad_edge=False, title=self._summary(), title_justify="left")
         for title in ("adapter", "state", "step", "loss", "held out"):
             table.add_column(title, justify="left" if title in ("adapter", "state") else "right")
         for name, row in self._rows.items():

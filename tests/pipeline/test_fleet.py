@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +17,10 @@ import tiny_random
 from fgpipe import store
 from fgpipe.artifacts import Adapter, FormattedDataset
 from fgpipe.config import LoraConfig, ModelConfig, TrainConfig
+from fgpipe.errors import TrainingError
 from fgpipe.training import fast_backend, stage
 from fgpipe.training.fast.engine import Engine
+from fgpipe.training.fast.job import Job
 from fgpipe.training.fleet import Event, share_out, train_fleet
 from fgpipe.training.run import TrainingRun
 from machines import CPU
@@ -159,6 +162,128 @@ def test_one_that_is_not_finite_stops_alone(
     assert "expected finite numbers" in last["long"].message
     assert not poisoned.out.exists()
     assert_as_alone(others, alone)
+
+
+def test_one_whose_held_out_loss_is_not_finite_stops_alone(
+    made: Made, alone: dict[str, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    """The last step may ruin the weights, and no step after it would say so."""
+    looks = {"learning_rate": 1e30, "warmup_fraction": 0.0, "max_steps": 1, "evaluate_every_steps": 1}
+    ruined, other = made("long", tmp_path, **looks), made("narrow", tmp_path)
+    last = train([ruined, other])
+    assert last["long"].kind == "failed"
+    assert "held-out loss nan, expected a finite number" in last["long"].message
+    assert not ruined.out.exists()
+    assert_as_alone([other], alone)
+
+
+@pytest.mark.parametrize("backend", ["fast", "trl"])
+@pytest.mark.parametrize("patience", [None, 1])
+def test_a_held_out_loss_that_is_not_finite_is_one_line(
+    backend: str,
+    patience: int | None,
+    datasets: dict[int, FormattedDataset],
+    base_model: ModelConfig,
+    tmp_path: Path,
+) -> None:
+    ruin = TrainConfig(
+        backend=backend, batch_size=8, max_steps=2, learning_rate=1e30, warmup_fraction=0.0, max_grad_norm=1e30,
+        evaluate_every_steps=1, early_stop_evaluations=patience, scheduler="constant",
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match=r"expected a? ?finite number"):
+        stage.train(datasets[21], base_model, LoraConfig(r=4), ruin, seed=0, out=tmp_path / "train")
+    assert not (tmp_path / "train").exists()
+
+
+def test_one_whose_files_cannot_be_written_stops_alone(
+    made: Made, alone: dict[str, dict[str, torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that fills up, or is not ours: the others have theirs elsewhere."""
+    save = Job._save
+
+    def full(self: Job, *args: Any) -> None:
+        if self.run.name == "long":
+            raise OSError(28, "No space left on device")
+        save(self, *args)
+
+    monkeypatch.setattr(Job, "_save", full)
+    members = [made(name, tmp_path) for name in ("long", "narrow", "wide")]
+    last = train(members)
+    assert last["long"].kind == "failed"
+    assert "No space left on device" in last["long"].message
+    assert_as_alone(members[1:], alone)
+
+
+def test_one_whose_checkpoint_is_damaged_is_named_and_stops_alone(
+    made: Made, alone: dict[str, dict[str, torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its folder it begins anew; a fleet that never starts again helps nobody."""
+    members = [made(name, tmp_path) for name in ("narrow", "wide")]
+    run = Engine.run
+
+    def stop_when_both_have_one(self: Any, packed: Any, updates: Any) -> None:
+        if all(any(one.checkpoints.folder.glob("checkpoint-*/complete.json")) for one in members):
+            raise KeyboardInterrupt
+        run(self, packed, updates)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "run", stop_when_both_have_one)
+        with pytest.raises(KeyboardInterrupt):
+            train(members)
+    damaged = members[1].checkpoints.latest()
+    assert damaged is not None
+    (damaged / "state.safetensors").write_bytes(b"torn")
+    last = train(members)
+    assert (last["narrow"].kind, last["wide"].kind) == ("finished", "failed")
+    assert str(damaged) in last["wide"].message
+    shutil.rmtree(damaged)
+    train(members[1:])
+    assert_as_alone(members, alone)
+
+
+def test_those_that_are_done_stay_done_when_memory_runs_out(
+    made: Made, alone: dict[str, dict[str, torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour of other adapters must not be lost with it."""
+    members = [made("short", tmp_path), made("narrow", tmp_path)]
+    run = Engine.run
+
+    def out_of_memory(self: Any, packed: Any, updates: Any) -> None:
+        if members[0].out.exists():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        run(self, packed, updates)
+
+    monkeypatch.setattr(Engine, "run", out_of_memory)
+    last = train(members)
+    assert (last["short"].kind, last["narrow"].kind) == ("finished", "failed")
+    assert "out of memory in the middle of training" in last["narrow"].message
+    assert_as_alone(members[:1], alone)
+    monkeypatch.undo()
+    train(members[1:])
+    assert_as_alone(members, alone)
+
+
+def test_memory_that_is_short_from_the_start_is_one_line(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("fgpipe.training.fast.bank.Bank", refuse)
+    last = train([made("narrow", tmp_path)])
+    assert "out of memory before the first step" in last["narrow"].message
+
+
+def test_fewer_at_a_time_where_the_bank_would_not_fit(made: Made, tmp_path: Path) -> None:
+    """Weights, gradients and moments of 64 adapters of rank 128 take more than a small GPU has."""
+    members = [made(name, tmp_path) for name in SETTINGS]
+    slots, shapes = fast_backend.fitting(members, free_bytes=None)
+    assert slots == len(members)
+    needed = fast_backend.memory_of(members, shapes)
+    for share in (1.0, 0.9, 0.6, 0.4):
+        fewer, smaller = fast_backend.fitting(members, free_bytes=int(share * needed))
+        assert 1 <= fewer <= slots
+        assert fewer == 1 or fast_backend.memory_of(members, smaller) <= share * needed
 
 
 def test_a_stopped_fleet_goes_on_to_the_same_end(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fgpipe.cli import main
-from fgpipe.errors import ConfigError
+from fgpipe.config import Config
+from fgpipe.errors import ConfigError, PublishError
 from fgpipe.fleet import EXAMPLE, read_fleet
 
 
@@ -44,6 +45,30 @@ def test_an_adapter_alone_and_in_a_fleet_is_the_same_run(tmp_path: Path) -> None
     assert sql.config.run_folder == alone.run_folder
     one, other = (stage.train_config(each.model, each.lora, each.train, seed=each.seed) for each in (sql.config, alone))
     assert one == other
+
+
+def test_two_adapters_in_one_folder_are_refused(tmp_path: Path) -> None:
+    """Each would overwrite what the other has made, and one of them would be published as both."""
+    text = "common: model=tiny paths.run=runs/shared\nadapters:\n  sql: task=sql\n  email: task=email\n"
+    with pytest.raises(ConfigError, match=r"email: got paths\.run=runs/shared, where sql is made"):
+        read_fleet(write(tmp_path, text), [])
+
+
+def test_a_name_of_another_base_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Publishing would refuse it in the end, an hour later."""
+
+    def refuse(config: Config) -> None:
+        raise PublishError("sql: got another base")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("rows were made")
+
+    monkeypatch.setattr("fgpipe.releasing.require_base", refuse)
+    monkeypatch.setattr("fgpipe.pipeline.format_dataset", never)
+    assert main(["fleet", str(write(tmp_path, "adapters:\n  sql: task=sql model=tiny\n"))]) == 2
+    assert "sql failed: sql: got another base" in capsys.readouterr().out
 
 
 def test_the_example_in_the_hint_is_right(tmp_path: Path) -> None:

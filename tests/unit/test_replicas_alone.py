@@ -452,6 +452,9 @@ def test_measuring_stops_where_it_no_longer_pays_and_is_remembered(
     assert finding.remembered(config) == 2
     for same in ({"port": 8100}, {"start_timeout_s": 5}, {"replicas": "auto"}):
         assert finding.remembered(with_server(config, **same)) == 2
+    for gateway in ({"workers": 4}, {"max_in_flight": 8}):
+        changed = config.gateway.model_copy(update=gateway)
+        assert finding.remembered(config.model_copy(update={"gateway": changed})) is None
     for other in ({"max_num_seqs": 8}, {"gpu_memory_utilization": 0.9}, {"max_loras": 3}):
         assert finding.remembered(with_server(config, **other)) is None
     (tmp_path / "tuned").mkdir()
@@ -463,6 +466,40 @@ def test_measuring_stops_where_it_no_longer_pays_and_is_remembered(
     assert finding.remembered(config) == 2
     (tmp_path / finding.FILE).write_text("{")
     assert finding.remembered(config) is None
+
+
+def test_what_was_measured_counts_when_a_further_server_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Minutes of measuring would be lost, and none would serve."""
+
+    class Short:
+        """In the place of Replicas: a third server finds no memory."""
+
+        logs = tmp_path
+        urls: tuple[str, ...] = ()
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __enter__(self) -> Short:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def grow(self, count: int) -> None:
+            if count > most:
+                raise ServeError("vLLM ended with status 1")
+            self.urls = ("http://127.0.0.1:8000",) * count
+
+    config = Config.model_validate({"paths": {"runs": str(tmp_path), "adapters": str(tmp_path / "none")}})
+    monkeypatch.setattr(finding, "Replicas", Short)
+    monkeypatch.setattr(finding, "_measure", lambda _, urls, *__, **___: 100.0 * len(urls))
+    most = 2
+    assert finding.find(config, most=8, load_=Load(4, 8, 8)) == 2
+    assert "the next servers did not start: vLLM ended with status 1" in capsys.readouterr().err
+    most = 0
+    with pytest.raises(ServeError, match="status 1"):
+        finding.find(config, most=8, load_=Load(4, 8, 8))
 
 
 def with_server(config: Config, **changes: Any) -> Config:

@@ -120,6 +120,19 @@ def test_what_stays_empty_and_what_is_captured_cost_about_the_same(sizes: list[t
     assert CAPTURE_COST * (len(captured) - 1) <= with_one_alone
 
 
+def test_where_memory_was_short_no_graph_is_made_that_can_be_spared() -> None:
+    """Two graphs that do not fit together would be captured in turns, each a moment in which nothing is trained."""
+    often = MicroBatch((0,), 4000, 100)
+    shapes = ladder([16_000, 4000], [500, 100], slots=1, largest_tokens=1)
+    thrift = Thrift()
+    for _ in range(50):
+        thrift.choose(shapes, [often], [shapes.largest])
+    assert thrift.choose(shapes, [often], [shapes.largest]) == shapes.choose([often])
+    thrift.stop()
+    assert thrift.choose(shapes, [often], [shapes.largest]) == shapes.largest
+    assert thrift.choose(shapes, [often], []) == shapes.choose([often])
+
+
 def test_a_shape_that_comes_often_is_captured_and_one_that_comes_once_is_not() -> None:
     often, once = MicroBatch((0,), 4000, 100), MicroBatch((0,), 300, 20)
     shapes = ladder([16_000, 4000, 300], [500, 100, 20], slots=1, largest_tokens=1)

@@ -11,7 +11,7 @@ from fgpipe.config import Config
 from fgpipe.errors import ServeError
 from fgpipe.progress import say
 from fgpipe.replicating import finding
-from fgpipe.replicating.front import GatewayProcess, require_front
+from fgpipe.replicating.front import GatewayProcess, require_apart, require_front
 from fgpipe.serving import api, foreground, keeping
 from fgpipe.serving.command import installed_build, published
 from fgpipe.serving.keeping import Keeper
@@ -91,6 +91,7 @@ def _print(config: Config) -> None:
             "server.replicas: got auto, with nothing measured for these settings, expected a number to print for",
             hint="python -m fgpipe serve server.replicas=auto measures; or server.replicas=4",
         )
+    require_apart(config, ports=range(server.port, server.port + count))
     print("\n".join(shell_lines(config.model, server, of=count, adapters=Path(config.paths.adapters))))
     if installed_build() == "gpu":
         say("the first starts alone; the others then together, with --kv-cache-memory-bytes as it found")

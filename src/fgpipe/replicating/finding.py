@@ -76,7 +76,14 @@ def find(config: Config, *, most: int, load_: Load | None = None) -> int:
         while len(totals) < most and pays(totals or [0.0]):
             count = len(totals) + 1
             if count > len(replicas.urls):
-                replicas.grow(min(most, max(1, 2 * len(replicas.urls))))
+                try:
+                    replicas.grow(min(most, max(1, 2 * len(replicas.urls))))
+                except ServeError as error:
+                    if not totals:
+                        raise
+                    say(f"warning: the next servers did not start: {error.message}")
+                    most = len(totals)
+                    break
             totals.append(_measure(config, replicas.urls[:count], load_, logs=replicas.logs))
             say(f"{len(totals)} server{'s' * (len(totals) > 1)}: {totals[-1]:,.0f} output tokens/s")
     count = chosen(totals)
@@ -158,6 +165,9 @@ def circumstances(config: Config) -> dict[str, Any]:
         "vllm": installed_version(),
         "processors": len(os.sched_getaffinity(0)),
         "server": server,
+        "gateway_workers": config.gateway.workers,
+        "requests_at_once": load.standard(config).streams,
+        "with_adapters": _models(config) != (config.model.id,),
         "kernels": tuned.digest(kernels) if kernels else None,
     }
 

@@ -30,15 +30,20 @@ def require_front(config: Config, *, ports: range) -> None:
         ServeError: a package or a key is missing, or its address is taken.
     """
     gateway = config.gateway
-    if gateway.port in ports:
-        raise ConfigError(
-            f"gateway.port: got {gateway.port}, expected none of the replicas' {ports[0]} to {ports[-1]}",
-            hint=f"gateway.port={ports[-1] + 1}, or another server.port",
-        )
+    require_apart(config, ports=ports)
     for module in PACKAGES:
         optional.require(module, purpose="server.replicas", error=ServeError)
     access.require_keys(gateway.host, access.client_keys())
     require_free_port(gateway.host, gateway.port, setting="gateway.port")
+
+
+def require_apart(config: Config, *, ports: range) -> None:
+    """Raise ConfigError if the gateway would listen on one of the servers' `ports`."""
+    if config.gateway.port in ports:
+        raise ConfigError(
+            f"gateway.port: got {config.gateway.port}, expected none of the replicas' {ports[0]} to {ports[-1]}",
+            hint=f"gateway.port={ports[-1] + 1}, or another server.port",
+        )
 
 
 class GatewayProcess:

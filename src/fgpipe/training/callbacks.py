@@ -91,10 +91,11 @@ class HeldOutLoss(TrainerCallback):  # type: ignore[misc]
         if run.held_out is None or not is_due(run.config, state.global_step, state.max_steps):
             return
         loss = self._trainer.held_out_loss(run.held_out, self._trainer.data_collator, batch_size=run.config.batch_size)
+        lowest = self._history.observe(state.global_step, loss)
         line = {"step": state.global_step, "epoch": state.epoch, "held_out_loss": loss}
         state.log_history.append(line)
         self._metrics.append(line)
-        if self._history.observe(state.global_step, loss) and self._history.keeps_best:
+        if lowest and self._history.keeps_best:
             with store.new_folder(self._best) as folder:
                 save_adapter(self._trainer.model, folder, base_id=run.model.id, revision=run.model.revision)
         if self._history.stop:

@@ -17,7 +17,7 @@ from fgpipe.progress import say
 from fgpipe.training.choose import this_machine
 from fgpipe.training.held_out import stopped_early
 from fgpipe.training.peft_files import peft_config, read_peft, write_config
-from fgpipe.training.plan import fast_shapes
+from fgpipe.training.plan import fast_memory_bytes, fast_shapes
 from fgpipe.training.run import TrainingRun, labels_of
 from fgpipe.training.shapes import Ladder
 
@@ -54,27 +54,31 @@ def train_together(runs: Sequence[TrainingRun], listener: Listener) -> None:
     from fgpipe.training.fast.runner import Runner
 
     model = runs[0].model
-    slots = min(len(runs), SLOTS)
-    shapes = shapes_for(runs, slots=slots, free_bytes=this_machine(model).free_bytes)
-    with base.fast_float32():
-        frozen = take_base(base.load_model(model, training=False), positions=shapes.longest_tokens)
-        bank = Bank(Layout(model.shape, max(run.lora.r for run in runs)), slots, frozen.device)
-        engine = Engine(frozen, bank, shapes)
-        loaded = time.monotonic()
-        if engine.on_gpu:
-            largest_that_fits(engine, lambda tokens: shapes_for(runs, slots=slots, tokens=tokens))
-            say(f"train: base loaded in {loaded - start:.1f} s, compiled in {time.monotonic() - loaded:.1f} s")
+    slots, shapes = fitting(runs, free_bytes=this_machine(model).free_bytes)
+    if len(runs) > 1:
+        gib = memory_of(runs, shapes) / 2**30
+        passes = f"at most {shapes.largest.tokens:,} tokens a pass, about {gib:.3g} GiB"
+        say(f"train: {len(runs)} adapters, {slots} at a time, {passes}")
+    when = "before the first step"
+    with base.fast_float32(), ExitStack() as stack:
         try:
+            frozen = take_base(base.load_model(model, training=False), positions=shapes.longest_tokens)
+            bank = Bank(Layout(model.shape, max(run.lora.r for run in runs)), slots, frozen.device)
+            engine = Engine(frozen, bank, shapes)
+            stack.callback(engine.release)
+            loaded = time.monotonic()
+            if engine.on_gpu:
+                largest_that_fits(engine, lambda tokens: shapes_for(runs, slots=slots, tokens=tokens))
+                say(f"train: base loaded in {loaded - start:.1f} s, compiled in {time.monotonic() - loaded:.1f} s")
+            when = "in the middle of training"
             with Writer() as writer:
                 writer.submit(read_peft)  # takes seconds, and is wanted when the first adapter is done
                 Runner(engine, [Job(run, writer) for run in runs], listener).run()
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                f"train: out of memory in the middle of training ({str(error).splitlines()[0]})",
+                f"train: out of memory {when} ({str(error).splitlines()[0]})",
                 hint="another program has taken what was free; run it again, it goes on from the last checkpoint",
             ) from error
-        finally:
-            engine.release()
 
 
 SLOTS = 64
@@ -102,6 +106,22 @@ def shapes_for(
         tokens=min(wanted, tokens or wanted),
         free_bytes=free_bytes,
     )
+
+
+def fitting(runs: Sequence[TrainingRun], *, free_bytes: int | None) -> tuple[int, Ladder]:
+    """How many adapters are trained at the same time, and the shapes of their passes; as much as fits."""
+    slots = min(len(runs), SLOTS)
+    while True:
+        shapes = shapes_for(runs, slots=slots, free_bytes=free_bytes)
+        if slots == 1 or free_bytes is None or memory_of(runs, shapes) <= free_bytes:
+            return slots, shapes
+        slots = max(1, slots * 7 // 8)
+
+
+def memory_of(runs: Sequence[TrainingRun], shapes: Ladder) -> int:
+    """What these runs take with passes of `shapes`, in bytes of tensors."""
+    rank, first = max(run.lora.r for run in runs), runs[0]
+    return fast_memory_bytes(first.model.shape, shapes, rank=rank, dtype=first.todo.dtype)
 
 
 def keep_compiled() -> None:

@@ -115,17 +115,19 @@ def _listen(workers: Sequence[_Worker], hear: Hear) -> None:
 def _train_on(device: str, runs: Sequence[TrainingRun], events: Connection) -> None:
     """In a process of its own."""
     os.environ["CUDA_VISIBLE_DEVICES"] = device
-    try:
-        _train(runs, events.send)
-    except FgpipeError as error:
-        for run in runs:
-            events.send(Event(run.name, "failed", message=error.message, hint=error.hint))
+    _train(runs, events.send)
 
 
 def _train(runs: Sequence[TrainingRun], hear: Hear) -> None:
     from fgpipe.training import fast_backend
 
-    fast_backend.train_together(runs, _Recorder(hear))
+    recorder = _Recorder(hear)
+    try:
+        fast_backend.train_together(runs, recorder)
+    except FgpipeError as error:  # of all that are not done: memory, the base
+        for run in runs:
+            if run.name not in recorder.ended:
+                hear(Event(run.name, "failed", message=error.message, hint=error.hint))
 
 
 class _Recorder:
@@ -133,6 +135,7 @@ class _Recorder:
 
     def __init__(self, hear: Hear) -> None:
         self._hear = hear
+        self.ended: set[str] = set()
 
     def seated(self, job: Job) -> None:
         self._hear(Event(job.run.name, "seated", step=job.step))
@@ -152,7 +155,9 @@ class _Recorder:
             save_adapter(weights, run, draft.path)
             stage.describe(draft, run, job.log)
         run.checkpoints.remove()
+        self.ended.add(run.name)
         self._hear(Event(job.run.name, "finished", step=job.step))
 
     def failed(self, job: Job, error: TrainingError) -> None:
+        self.ended.add(job.run.name)
         self._hear(Event(job.run.name, "failed", step=job.step, message=error.message, hint=error.hint))

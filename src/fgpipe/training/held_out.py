@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fgpipe.config import TrainConfig
+from fgpipe.errors import TrainingError
 
 
 class HeldOut:
@@ -22,7 +23,16 @@ class HeldOut:
                 self.observe(line["step"], line["held_out_loss"])
 
     def observe(self, step: int, loss: float) -> bool:
-        """Take note of a loss; whether it is the lowest so far."""
+        """Take note of a loss; whether it is the lowest so far.
+
+        Raises:
+            TrainingError: it is infinite or NaN.
+        """
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"step {step}: got held-out loss {loss:.4g}, expected a finite number",
+                hint="a smaller train.learning_rate; the last checkpoint is kept and nothing was written",
+            )
         if loss < self.best_loss:
             self.best_loss, self.best_step, self._without_gain = loss, step, 0
             return True

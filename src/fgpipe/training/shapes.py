@@ -126,11 +126,16 @@ class Thrift:
 
     def __init__(self) -> None:
         self._empty: Counter[Shape] = Counter()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """From now on a shape is captured only where no other holds the pass."""
+        self._stopped = True
 
     def choose(self, shapes: Ladder, batches: Sequence[MicroBatch], captured: Iterable[Shape]) -> Shape:
         """The shape for `batches`: of `captured`, or one of the ladder that is worth capturing now."""
         best, held = shapes.choose(batches), smallest(captured, batches)
-        if held is None or held.cost <= best.cost:
+        if held is None or held.cost <= best.cost or self._stopped:
             return held or best
         self._empty[best] += held.cost - best.cost
         return best if self._empty[best] > CAPTURE_COST else held

@@ -103,7 +103,7 @@ class Bank:
     def copy(self, slot: int) -> Copy:
         """Weights and moments of a slot as they are now, on their way to the CPU; it does not wait for the device."""
         kept = self._kept()
-        flats = _on_the_host(len(kept), self.layout.size(), pinned=self.values.is_cuda)
+        flats = on_the_host(len(kept), self.layout.size(), pinned=self.values.is_cuda)
         for row, flat in zip(flats, kept.values(), strict=True):
             row.copy_(flat[slot], non_blocking=True)
         return Copy(self.layout, tuple(kept), flats, recorded_event() if self.values.is_cuda else None)
@@ -140,7 +140,7 @@ class Copy:
         }
 
 
-def _on_the_host(*size: int, pinned: bool) -> Tensor:
+def on_the_host(*size: int, pinned: bool) -> Tensor:
     """An empty float32 tensor, in pinned memory if it may have some: a copy to other memory waits for the device."""
     try:
         return torch.empty(size, pin_memory=pinned)

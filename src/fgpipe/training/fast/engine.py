@@ -17,7 +17,7 @@ from torch import Tensor  # noqa: TID253
 
 from fgpipe.errors import TrainingError
 from fgpipe.progress import say
-from fgpipe.training.fast.bank import Bank, recorded_event
+from fgpipe.training.fast.bank import Bank, on_the_host, recorded_event
 from fgpipe.training.fast.gemma3 import Base, Batch, PackedGemma3
 from fgpipe.training.packing import Packed, Part, pack
 from fgpipe.training.shapes import Ladder, Shape, Thrift, smallest
@@ -114,6 +114,8 @@ class Engine:
 
     def _capture_or_make_room(self, shape: Shape) -> None:
         if not self.captures(shape):
+            say("train: out of memory for another graph; passes share those that are needed")
+            self._thrift.stop()
             self.release()
             self.capture(shape)
 
@@ -167,7 +169,7 @@ class Engine:
 
     def take_reports(self) -> Reports:
         """What has happened until now, and a new beginning of all sums; it does not wait for the device."""
-        values = torch.empty(self.reports.shape, pin_memory=self.on_gpu)
+        values = on_the_host(*self.reports.shape, pinned=self.on_gpu)
         values.copy_(self.reports, non_blocking=True)
         self.reports[0].zero_()
         return Reports(values, recorded_event() if self.on_gpu else None)

@@ -11,10 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError  # noqa: TID253
 from safetensors.torch import load_file, save_file  # noqa: TID253
 from torch import Tensor  # noqa: TID253
 
 from fgpipe import store
+from fgpipe.errors import TrainingError
 from fgpipe.progress import say
 from fgpipe.training.fast.bank import Copy, initial_state
 from fgpipe.training.fast.engine import Update
@@ -94,15 +96,25 @@ class Job:
         return self.stopped or self.step >= self.steps
 
     def begin(self) -> dict[str, Tensor]:
-        """Where to start from: the last checkpoint, or an untrained adapter."""
+        """Where to start from: the last checkpoint, or an untrained adapter.
+
+        Raises:
+            TrainingError: the checkpoint cannot be read.
+        """
         run, found = self.run, self.run.checkpoints.latest()
         if found is None:
             state = initial_state(run.model.shape, run.lora, seed=run.seed)
         else:
-            progress = store.read_json(found / PROGRESS)
-            self.step = self._planned = progress["step"]
-            self.log = progress["log"]
-            state = load_file(found / STATE)
+            try:
+                progress = store.read_json(found / PROGRESS)
+                self.step = self._planned = progress["step"]
+                self.log = progress["log"]
+                state = load_file(found / STATE)
+            except (OSError, ValueError, KeyError, SafetensorError) as error:
+                raise TrainingError(
+                    f"{found}: got {error!r}, expected a whole checkpoint",
+                    hint="remove that folder; it goes on without",
+                ) from error
             say(f"{run.name}: resuming from step {self.step} of {self.steps}")
         self.history = HeldOut(run.config, self.log)
         self._tokens = run.order.tokens_until(self.step)
@@ -178,8 +190,9 @@ class Job:
 
     def observe(self, loss: float, weights: dict[str, Tensor]) -> None:
         """Log a held-out loss, keep the best adapter, and stop if it no longer falls."""
+        lowest = self.history.observe(self.step, loss)
         self._append({"step": self.step, "epoch": self.step / self.run.order.steps_per_epoch, "held_out_loss": loss})
-        if self.history.observe(self.step, loss) and self.history.keeps_best:
+        if lowest and self.history.keeps_best:
             with store.new_folder(self._best) as folder:
                 save_file(weights, folder / STATE)
         self.stopped = self.history.stop
@@ -194,21 +207,20 @@ class Job:
         Args:
             copy: of the slot, made after that step and before the next.
         """
-        self.wait()
+        if self._writing is not None:
+            self._writing.result()  # what kept the one before from being written
         self._writer.make_room()
         self._writing = self._writer.submit(self._save, copy, self.step, list(self.log))
 
-    def wait(self) -> None:
-        """Until the last checkpoint is written; raises what kept it from being."""
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            writing.result()
+    def settle(self, *, keep: bool) -> None:
+        """Return when no checkpoint is being written, nor will be.
 
-    def drop(self) -> None:
-        """Forget the last checkpoint if it waits to be written; return when none is being written."""
-        if self._writing is not None and self._writing.cancel():
-            self._writing = None
-        self.wait()
+        Args:
+            keep: whether one that waits is written first, rather than dropped.
+        """
+        if self._writing is not None and (keep or not self._writing.cancel()):
+            futures.wait([self._writing])
+        self._writing = None
 
     def _save(self, copy: Copy, step: int, log: list[dict[str, Any]]) -> None:
         folder = self.run.checkpoints.folder / f"checkpoint-{step}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from safetensors import SafetensorError  # noqa: TID253
 from torch import Tensor  # noqa: TID253
 
 from fgpipe.errors import TrainingError
@@ -100,13 +102,13 @@ class Runner:
         for slot in range(self._engine.bank.slots):
             while slot not in self._seated and self._waiting:
                 job = self._waiting.popleft()
-                state = job.begin()
-                self._engine.bank.seat(slot, state, job.run.lora)
-                self._engine.reset(slot)
                 self._seated[slot] = job
-                self._listener.seated(job)
-                if job.done:
-                    self._finish(slot)
+                with self._alone(slot, job):
+                    self._engine.bank.seat(slot, job.begin(), job.run.lora)
+                    self._engine.reset(slot)
+                    self._listener.seated(job)
+                    if job.done:
+                        self._finish(slot)
 
     def _prepare(self) -> Tick:
         """The next pass: the jobs with most work left first, so that all end together and the last are not alone."""
@@ -134,11 +136,14 @@ class Runner:
         reports = asked.reports.read()
         for slot, job in list(self._seated.items()):
             job.add_loss(reports[slot].loss_sum)
-            if reports[slot].bad_step:
-                self._fail(slot, reports[slot])
+            bad = reports[slot]
+            if bad.bad_step:
+                error = not_finite(bad.bad_step, job.steps, loss=bad.bad_loss, norm=bad.bad_norm)
+                self._fail(slot, job, error)
         for slot in asked.slots:
             if slot in self._seated:
-                self._attend(slot, reports[slot], asked.copies.get(slot))
+                with self._alone(slot, self._seated[slot]):
+                    self._attend(slot, reports[slot], asked.copies.get(slot))
 
     def _attend(self, slot: int, report: Report, copy: Copy | None) -> None:
         job, bank = self._seated[slot], self._engine.bank
@@ -164,13 +169,23 @@ class Runner:
 
     def _finish(self, slot: int) -> None:
         job = self._seated.pop(slot)
-        job.drop()
+        job.settle(keep=False)
         weights = weights_of(self._engine.bank.state(slot, job.run.lora))
         self._listener.finished(job, job.result(weights))
 
-    def _fail(self, slot: int, report: Report) -> None:
-        job = self._seated.pop(slot)
-        job.wait()
+    @contextmanager
+    def _alone(self, slot: int, job: Job) -> Iterator[None]:
+        """What goes wrong inside ends that job, and no other."""
+        try:
+            yield
+        except TrainingError as error:
+            self._fail(slot, job, error)
+        except (OSError, SafetensorError) as error:
+            what = TrainingError(f"step {job.step} of {job.steps}: got {error}, expected to read and write its files")
+            self._fail(slot, job, what)
+
+    def _fail(self, slot: int, job: Job, error: TrainingError) -> None:
+        self._seated.pop(slot, None)
+        job.settle(keep=True)
         self._engine.clear(slot)
-        error = not_finite(report.bad_step, job.steps, loss=report.bad_loss, norm=report.bad_norm)
         self._listener.failed(job, error)
