@@ -36,7 +36,7 @@ class Counts:
 
     rows: int = 2400
     steps: dict[int, int] = field(default_factory=lambda: {6: 1200, 46: 240})
-    """By rows a step: 6 are about 2,100 tokens, 46 about 16,500."""
+    """By rows a step: 6 are about 2,100 tokens, 46 about 15,700."""
     peer_tokens: int = 4_000_000
     """Trained by the packed engine beside its peers."""
     trl_steps: int = 60

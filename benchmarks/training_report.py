@@ -164,7 +164,7 @@ def markdown(result: Found) -> str:
 
 INTRODUCTION = """\
 FunctionGemma's exact shape with random weights, rows of random words in calls of tools: speed and memory depend on
-lengths alone, and nothing here says what an adapter learns. Lengths are log-normal (mean about 360 tokens, at most
+lengths alone, and nothing here says what an adapter learns. Lengths are log-normal (mean about 342 tokens, at most
 1,024), 15 % of the tokens are in the loss; rank 16 on all seven layers. Tokens are real ones: padding and free places
 do not count.
 What each part does: [benchmarks/training.md](../benchmarks/training.md)."""
