@@ -19,10 +19,12 @@ from fgpipe.artifacts import Adapter, FormattedDataset
 from fgpipe.config import LoraConfig, ModelConfig, TrainConfig
 from fgpipe.errors import TrainingError
 from fgpipe.training import fast_backend, stage
-from fgpipe.training.fast.engine import Engine
+from fgpipe.training.fast.engine import Engine, arrays, control_rows
 from fgpipe.training.fast.job import Job
 from fgpipe.training.fleet import Event, share_out, train_fleet
+from fgpipe.training.packing import Packed, pack
 from fgpipe.training.run import TrainingRun
+from fgpipe.training.shapes import Shape, ladder
 from machines import CPU
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -130,6 +132,68 @@ def test_waiting_adapters_enter_as_others_leave(
     members = [made(name, tmp_path) for name in SETTINGS]
     train(members)
     assert_as_alone(members, alone)
+
+
+class Recorded:
+    """In the place of a CUDA graph and the tensors it reads: the step is done again with what they hold now."""
+
+    def __init__(self, engine: Engine, shape: Shape) -> None:
+        self.batch, self.controls = engine._tensors(pack([], shape, engine.shapes), control_rows({}, engine.bank.slots))
+        self.graph = self
+        self.step = engine._step
+
+    def fill(self, packed: Packed, controls: Any) -> None:
+        for name, value in arrays(packed).items():
+            getattr(self.batch, name).copy_(torch.from_numpy(value))
+        self.controls.copy_(torch.from_numpy(controls))
+
+    def replay(self) -> None:
+        self.step(self.batch, self.controls)
+
+
+class Event0:
+    """In the place of a CUDA event: over at once."""
+
+    def synchronize(self) -> None: ...
+
+
+@pytest.mark.parametrize("cost", [0, 2000, 10**9])
+def test_by_graphs_each_is_what_it_would_be_alone(
+    cost: int,
+    made: Made,
+    alone: dict[str, dict[str, torch.Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The way a GPU goes, but for the GPU: few shapes, of which some are captured, some passes in larger ones."""
+    captured: list[Shape] = []
+
+    class ByGraphs(Engine):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.on_gpu = True
+
+        def capture(self, shape: Shape) -> None:
+            captured.append(shape)
+            self._graphs[shape] = Recorded(self, shape)  # type: ignore[assignment]
+
+        def _throttle(self) -> None: ...
+
+        def release(self) -> None:
+            self._graphs.clear()
+
+    monkeypatch.setattr("fgpipe.training.fast.engine.Engine", ByGraphs)
+    monkeypatch.setattr("fgpipe.training.fast.engine.recorded_event", Event0)
+    monkeypatch.setattr("fgpipe.training.shapes.CAPTURE_COST", cost)
+    monkeypatch.setattr(
+        "fgpipe.training.plan.ladder", lambda *args, **named: ladder(*args, **{**named, "exact": False})
+    )
+    members = [made(name, tmp_path, evaluate_every_steps=3) for name in SETTINGS]
+    last = train(members)
+    assert {event.kind for event in last.values()} == {"finished"}
+    assert_as_alone(members, alone)
+    assert len(captured) == len(set(captured))
+    assert len(captured) == 1 if cost == 10**9 else len(captured) > 1
 
 
 def test_passes_too_small_for_all(
