@@ -151,12 +151,6 @@ class Recorded:
         self.step(self.batch, self.controls)
 
 
-class Event0:
-    """In the place of a CUDA event: over at once."""
-
-    def synchronize(self) -> None: ...
-
-
 @pytest.mark.parametrize("cost", [0, 2000, 10**9])
 def test_by_graphs_each_is_what_it_would_be_alone(
     cost: int,
@@ -183,7 +177,6 @@ def test_by_graphs_each_is_what_it_would_be_alone(
             self._graphs.clear()
 
     monkeypatch.setattr("fgpipe.training.fast.engine.Engine", ByGraphs)
-    monkeypatch.setattr("fgpipe.training.fast.engine.recorded_event", Event0)
     monkeypatch.setattr("fgpipe.training.shapes.CAPTURE_COST", cost)
     monkeypatch.setattr(
         "fgpipe.training.plan.ladder", lambda *args, **named: ladder(*args, **{**named, "exact": False})

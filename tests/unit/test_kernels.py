@@ -127,7 +127,7 @@ SHIPPED = sorted((resources.folder("data") / "tuned").glob("*_TUNING.json"))
 def test_what_is_shipped_reaches_the_presets_whole(
     about: Path, preset: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """VLLM would end with a KeyError at a kernel that is missing, or nobody would get what was measured."""
+    """A server would end with a KeyError at a kernel that is missing, or nobody would get what was measured."""
     facts = json.loads(about.read_text())
     monkeypatch.setattr(gpus, "found_gpus", lambda: [gpus.FoundGpu(facts["gpu"], 80 * 2**30, 0, "580")])
     monkeypatch.delenv(tuned.VARIABLE, raising=False)

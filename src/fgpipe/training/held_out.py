@@ -8,6 +8,7 @@ from typing import Any
 
 from fgpipe.config import TrainConfig
 from fgpipe.errors import TrainingError
+from fgpipe.training.run import SMALLER_STEPS
 
 
 class HeldOut:
@@ -29,10 +30,8 @@ class HeldOut:
             TrainingError: it is infinite or NaN.
         """
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"step {step}: got held-out loss {loss:.4g}, expected a finite number",
-                hint="a smaller train.learning_rate; the last checkpoint is kept and nothing was written",
-            )
+            message = f"step {step}: got held-out loss {loss:.4g}, expected a finite number"
+            raise TrainingError(message, hint=SMALLER_STEPS)
         if loss < self.best_loss:
             self.best_loss, self.best_step, self._without_gain = loss, step, 0
             return True

@@ -46,9 +46,13 @@ def labels_of(columns: Columns) -> tuple[int, ...]:
     return tuple(sum(mask[1:]) for mask in columns["loss_mask"])
 
 
+SMALLER_STEPS = "a smaller train.learning_rate; the last checkpoint is kept and nothing was written"
+"""What to do about numbers that are not finite."""
+
+
 def not_finite(step: int, steps: int, *, loss: float, norm: float) -> TrainingError:
     """What to say of a step whose loss or gradient is infinite or NaN."""
     return TrainingError(
         f"step {step} of {steps}: got loss {loss:.4g} and gradient norm {norm:.4g}, expected finite numbers",
-        hint="a smaller train.learning_rate; the last checkpoint is kept and nothing was written",
+        hint=SMALLER_STEPS,
     )

@@ -7,7 +7,7 @@ learns beside wide ones as it would alone. Heavy: imports torch; import it only 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch  # noqa: TID253
@@ -103,10 +103,7 @@ class Bank:
     def copy(self, slot: int) -> Copy:
         """Weights and moments of a slot as they are now, on their way to the CPU; it does not wait for the device."""
         kept = self._kept()
-        flats = on_the_host(len(kept), self.layout.size(), pinned=self.values.is_cuda)
-        for row, flat in zip(flats, kept.values(), strict=True):
-            row.copy_(flat[slot], non_blocking=True)
-        return Copy(self.layout, tuple(kept), flats, recorded_event() if self.values.is_cuda else None)
+        return Copy(self.layout, tuple(kept), fetch([flat[slot] for flat in kept.values()]))
 
     def state(self, slot: int, lora: LoraConfig) -> dict[str, Tensor]:
         """Weights and moments of a slot, on the CPU: all that another bank needs to go on."""
@@ -123,24 +120,44 @@ class Copy:
     layout: Layout
     prefixes: tuple[str, ...]
     """What stands before the names of each row of `flats`."""
-    flats: Tensor
-    """(len(prefixes), layout.size()), on the CPU"""
-    arrived: torch.cuda.Event | None
-    """When `flats` is all there; None: it is."""
+    flats: Fetched
+    """(len(prefixes), layout.size())"""
 
     def state(self, lora: LoraConfig) -> dict[str, Tensor]:
         """The matrices by PEFT's names; waits until they are there."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
         return {
             f"{prefix}{name}": matrix.contiguous()
-            for prefix, flat in zip(self.prefixes, self.flats, strict=True)
+            for prefix, flat in zip(self.prefixes, self.flats.read(), strict=True)
             for name, matrix in self.layout.views(flat, lora.r).items()
             if name.split(".")[-3] in lora.target_modules
         }
 
 
-def on_the_host(*size: int, pinned: bool) -> Tensor:
+@dataclass(frozen=True)
+class Fetched:
+    """A tensor on its way to the CPU."""
+
+    values: Tensor
+    arrived: torch.cuda.Event | None
+    """When `values` is all there; None: it is."""
+
+    def read(self) -> Tensor:
+        """The tensor; waits until it is there."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.values
+
+
+def fetch(rows: Sequence[Tensor]) -> Fetched:
+    """Float32 tensors of one shape, one on the other, as they are now; it does not wait for the device."""
+    on_gpu = rows[0].is_cuda
+    values = _on_the_host(len(rows), *rows[0].shape, pinned=on_gpu)
+    for value, row in zip(values, rows, strict=True):
+        value.copy_(row, non_blocking=True)
+    return Fetched(values, recorded_event() if on_gpu else None)
+
+
+def _on_the_host(*size: int, pinned: bool) -> Tensor:
     """An empty float32 tensor, in pinned memory if it may have some: a copy to other memory waits for the device."""
     try:
         return torch.empty(size, pin_memory=pinned)

@@ -17,7 +17,7 @@ from torch import Tensor  # noqa: TID253
 
 from fgpipe.errors import TrainingError
 from fgpipe.progress import say
-from fgpipe.training.fast.bank import Bank, on_the_host, recorded_event
+from fgpipe.training.fast.bank import Bank, Fetched, fetch, recorded_event
 from fgpipe.training.fast.gemma3 import Base, Batch, PackedGemma3
 from fgpipe.training.packing import Packed, Part, pack
 from fgpipe.training.shapes import Ladder, Shape, Thrift, smallest
@@ -59,16 +59,12 @@ class Report:
 class Reports:
     """The reports of all slots at one moment."""
 
-    values: Tensor
-    """(fields of Report, slots), on the CPU"""
-    arrived: torch.cuda.Event | None
-    """When `values` is all there; None: it is."""
+    values: Fetched
+    """(1, fields of Report, slots)"""
 
     def read(self) -> list[Report]:
         """One report a slot; waits until they are there."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return [Report(row[0], row[1], int(row[2]), row[3], row[4]) for row in self.values.t().tolist()]
+        return [Report(row[0], row[1], int(row[2]), row[3], row[4]) for row in self.values.read()[0].t().tolist()]
 
 
 class Engine:
@@ -169,10 +165,9 @@ class Engine:
 
     def take_reports(self) -> Reports:
         """What has happened until now, and a new beginning of all sums; it does not wait for the device."""
-        values = on_the_host(*self.reports.shape, pinned=self.on_gpu)
-        values.copy_(self.reports, non_blocking=True)
+        found = Reports(fetch([self.reports]))
         self.reports[0].zero_()
-        return Reports(values, recorded_event() if self.on_gpu else None)
+        return found
 
     def reset(self, slot: int) -> None:
         """Forget loss and report of a slot that is about to get another adapter."""

@@ -135,10 +135,10 @@ class Runner:
         """Take the reports of all, and do what is due for the jobs that asked."""
         reports = asked.reports.read()
         for slot, job in list(self._seated.items()):
-            job.add_loss(reports[slot].loss_sum)
-            bad = reports[slot]
-            if bad.bad_step:
-                error = not_finite(bad.bad_step, job.steps, loss=bad.bad_loss, norm=bad.bad_norm)
+            report = reports[slot]
+            job.add_loss(report.loss_sum)
+            if report.bad_step:
+                error = not_finite(report.bad_step, job.steps, loss=report.bad_loss, norm=report.bad_norm)
                 self._fail(slot, job, error)
         for slot in asked.slots:
             if slot in self._seated:
